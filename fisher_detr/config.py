@@ -1,0 +1,144 @@
+"""Every configuration key: what it means, its unit, its symbol in the method, what 0 or empty means."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_fisher_detr_config(cfg: CN) -> None:
+    """Add this project's keys to a Detectron2 config, in place.
+
+    Args:
+        cfg: from `detectron2.config.get_cfg()`.
+    """
+    _add_data(cfg)
+    _add_backbone(cfg)
+    _add_detr(cfg)
+    _add_solver(cfg)
+    _add_critical(cfg)
+    _add_quantization(cfg)
+    _add_allocation(cfg)
+
+
+def _add_data(cfg: CN) -> None:
+    # COCO-format data sets to register, each "name:annotations.json:image_root".
+    cfg.DATASETS.REGISTER = ()
+    cfg.INPUT.DETR_AUG = CN()
+    # Probability with which a training image is cropped before it is resized.
+    cfg.INPUT.DETR_AUG.CROP_PROB = 0.5
+    # The crop's smallest side as a part of the image's.
+    cfg.INPUT.DETR_AUG.CROP_MIN = 0.5
+    # Strength of random brightness, contrast and saturation: factors in [1 - s, 1 + s]. 0: none.
+    cfg.INPUT.DETR_AUG.COLOR = 0.0
+
+
+def _add_backbone(cfg: CN) -> None:
+    cfg.MODEL.SMALL_RESNET = CN()
+    # Output channels of res2 (stride 4), res3, res4, ... one stage for each entry.
+    cfg.MODEL.SMALL_RESNET.CHANNELS = (32, 64, 128)
+    # Residual blocks of each stage.
+    cfg.MODEL.SMALL_RESNET.BLOCKS = (1, 2, 2)
+    # Channels of the stem convolution.
+    cfg.MODEL.SMALL_RESNET.STEM_CHANNELS = 32
+    # Norm of the convolutions: "BN" to train from scratch, "FrozenBN" to fine-tune and quantize.
+    cfg.MODEL.SMALL_RESNET.NORM = "BN"
+
+
+def _add_detr(cfg: CN) -> None:
+    detr = cfg.MODEL.DETR = CN()
+    # Number n of categories without no-object. 0: taken from the first data set of DATASETS.TRAIN (or TEST).
+    detr.NUM_CLASSES = 0
+    detr.NUM_QUERIES = 100
+    # Width d of the transformer.
+    detr.HIDDEN_DIM = 256
+    detr.NHEADS = 8
+    detr.DIM_FEEDFORWARD = 2048
+    detr.ENC_LAYERS = 6
+    detr.DEC_LAYERS = 6
+    detr.DROPOUT = 0.1
+    # Feature map of the backbone that feeds the encoder.
+    detr.IN_FEATURE = "res5"
+    # Losses on every decoder layer, not only on the last.
+    detr.DEEP_SUPERVISION = True
+    # Groups of queries in training, each matched on its own (Group DETR, arXiv 2207.13085); inference uses the first.
+    detr.QUERY_GROUPS = 1
+    # Weights of the terms of the matching cost.
+    detr.CLASS_COST = 1.0
+    detr.L1_COST = 5.0
+    detr.GIOU_COST = 2.0
+    # Weights of the terms of the loss L_A.
+    detr.CLASS_WEIGHT = 1.0
+    detr.L1_WEIGHT = 5.0
+    detr.GIOU_WEIGHT = 2.0
+    # Weight of the no-object class in the cross entropy.
+    detr.NO_OBJECT_WEIGHT = 0.1
+    # Detections kept for each image.
+    detr.TOP_K = 100
+
+
+def _add_solver(cfg: CN) -> None:
+    # "ADAMW" or "SGD".
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # Learning rate of the backbone as a part of BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Exponential moving average of the weights, used for evaluation and saved as the final model. 0: none.
+    cfg.SOLVER.EMA_DECAY = 0.0
+
+
+def _add_critical(cfg: CN) -> None:
+    critical = cfg.CRITICAL = CN()
+    # Critical sets C to evaluate: "supercategories" (each is a set), the name of a category or super-category,
+    # or "name=member+member" with members by name, super-category or data set id.
+    critical.SETS = ("supercategories",)
+    # The set C of the critical objective L_F, in the same form. Empty: no critical objective.
+    critical.TARGET = ""
+    # Box losses of L_F: "all" objects or those of "critical" categories only (open in the paper).
+    critical.BOX_LOSS = "all"
+
+
+def _add_quantization(cfg: CN) -> None:
+    quant = cfg.QUANT = CN()
+    quant.ENABLED = False
+    # Module paths (prefixes) that stay in full precision: the output heads.
+    quant.SKIP_LAYERS = ("class_embed", "bbox_embed")
+    # Fold frozen batch norm into the convolution before it is quantized; otherwise it stays behind it.
+    quant.FOLD_NORM = True
+    # Fake-quantize both operands of attention's two matrix products.
+    quant.ATTENTION_PRODUCTS = False
+    quant.WEIGHT = CN()
+    # One scale for each output channel; otherwise one for the tensor.
+    quant.WEIGHT.PER_CHANNEL = True
+    # Scale from "max" of |w|, least squared error "mse", or least Fisher-weighted squared error "fisher".
+    quant.WEIGHT.SCALE = "fisher"
+    quant.ACTIVATION = CN()
+    # Width in bits of the input of every quantized layer (affine, per tensor). 0: not quantized.
+    quant.ACTIVATION.BITS = 8
+    # Range from "max", "percentile" or least squared error "mse" of the calibration sample.
+    quant.ACTIVATION.RANGE = "mse"
+    # Percentile of the values for RANGE "percentile".
+    quant.ACTIVATION.PERCENTILE = 99.99
+    quant.CALIBRATION = CN()
+    # Images sampled from DATASETS.TRAIN, for activation ranges and for the Fisher information.
+    quant.CALIBRATION.NUM_IMAGES = 256
+    quant.CALIBRATION.SEED = 0
+
+
+def _add_allocation(cfg: CN) -> None:
+    allocation = cfg.ALLOCATION = CN()
+    # "uniform", "fisher_overall" (a_F = 0) or "fisher_critical".
+    allocation.ARM = "fisher_critical"
+    # The budget is the size of all quantized layers at this width in bits, scales included.
+    allocation.AVERAGE_BITS = 4.0
+    # Candidate widths in bits.
+    allocation.WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+    # Quadratic form: "diagonal" (sum F_ii d_i^2) or "block" (E[(g'd)^2]).
+    allocation.SENSITIVITY = "block"
+    # a_A and a_F.
+    allocation.OVERALL_WEIGHT = 1.0
+    allocation.CRITICAL_WEIGHT = 1.0
+    # "square_of_sum": E[(a_A g_A + a_F g_F)^2]; "sum_of_normalized": a_A I_A / tr I_A + a_F I_F / tr I_F.
+    allocation.COMBINE = "sum_of_normalized"
+    # Relative optimality gap and time limit (seconds) of the integer program.
+    allocation.MIP_GAP = 1e-4
+    allocation.TIME_LIMIT = 60.0
+    # Files of an earlier run to take instead of computing. Empty: compute.
+    allocation.SENSITIVITY_FILE = ""
+    allocation.ALLOCATION_FILE = ""
