@@ -1,0 +1,66 @@
+"""Packaging of fisher_detr: ranges here, exact versions in requirements/lock.txt.
+
+Detectron2 is not listed, because no package index has it: tools/install_detectron2.py installs it.
+"""
+
+from importlib.metadata import PackageNotFoundError, distribution
+
+from setuptools import find_packages, setup
+
+
+def opencv() -> str:
+    """Name the OpenCV wheel to require: the one that is installed, else the one that needs no libGL.
+
+    All of them provide the same module and overwrite each other's files. What is installed can be seen only without
+    build isolation (`pip install --no-build-isolation`).
+    """
+    for name in ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"):
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            continue
+        return name
+    return "opencv-python-headless"
+
+
+setup(
+    name="fisher_detr",
+    version="0.1.0",
+    description="Fisher-aware quantization of DETR detectors that keeps the categories that matter",
+    license="Apache-2.0",
+    packages=find_packages(include=["fisher_detr", "fisher_detr.*"]),
+    package_data={"fisher_detr": ["**/*.yaml", "**/*.html", "**/*.css"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "PyYAML",
+        "fvcore>=0.1.5",
+        "iopath",
+        "matplotlib",
+        "numpy>=1.23",  # an unported Detectron2 0.6 uses names that 1.24 removed
+        f"{opencv()}>=4.5",
+        "pycocotools>=2.0.7",
+        "safetensors>=0.4",
+        "scipy>=1.9",  # the first with optimize.milp
+        "torch>=2.1",
+        "torchvision>=0.16",
+        "tqdm",
+        "yacs>=0.1.8",
+    ],
+    extras_require={
+        "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
+        # What tools/install_detectron2.py needs before it runs, and Detectron2 to be imported afterwards.
+        "detectron2": [
+            "Pillow",
+            "cloudpickle",
+            "hydra-core>=1.1",
+            "omegaconf>=2.1",
+            "setuptools",
+            "tabulate",
+            "tensorboard",
+            "termcolor",
+            "wheel",
+        ],
+        # transformers and curvlinops are oracles of the tests; uv writes the lock.
+        "dev": ["curvlinops-for-pytorch>=3.0", "pytest>=8", "pytest-timeout>=2.3", "ruff", "transformers>=5", "uv"],
+    },
+)
