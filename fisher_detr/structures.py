@@ -6,7 +6,7 @@ category names -> CategorySet; layer statistics -> SensitivityTable -> BitAlloca
 import dataclasses
 import enum
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,13 @@ class SensitivityForm(enum.StrEnum):
 
     DIAGONAL = "diagonal"
     BLOCK = "block"
+
+
+class Combination(enum.StrEnum):
+    """How the overall and the critical Fisher information become one (method.md section 3)."""
+
+    SQUARE_OF_SUM = "square_of_sum"
+    SUM_OF_NORMALIZED = "sum_of_normalized"
 
 
 class Arm(enum.StrEnum):
@@ -103,6 +110,57 @@ class QuantSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a plan minimises: the Fisher information of both objectives as one (method.md section 3).
+
+    `square_of_sum` takes `E[(a_A g_A + a_F g_F)^2]`, `sum_of_normalized` takes `a_A I_A / tr I_A + a_F I_F / tr I_F`.
+
+    Attributes:
+        overall_weight: a_A, not negative.
+        critical_weight: a_F, not negative; 0 leaves the critical objective out.
+        combine: which of the two forms.
+    """
+
+    overall_weight: float = 1.0
+    critical_weight: float = 1.0
+    combine: Combination = Combination.SUM_OF_NORMALIZED
+
+    def __post_init__(self):
+        for name, weight in (("overall_weight", self.overall_weight), ("critical_weight", self.critical_weight)):
+            if not 0.0 <= weight < float("inf"):
+                raise ValueError(f"{name} {weight}: expected a finite number that is not negative")
+        if self.overall_weight == self.critical_weight == 0.0:
+            raise ValueError("overall_weight and critical_weight are both 0: at least one objective must count")
+
+    def factors(self, traces: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Factor of every term: both forms are linear in the stored terms.
+
+        Args:
+            traces: trace of each layer's Fisher information by term, each `[L]`.
+
+        Returns:
+            Factor by term name; terms that do not count are left out.
+
+        Raises:
+            ValueError: a term is needed that was not estimated, or whose Fisher information is zero.
+        """
+        a, f = self.overall_weight, self.critical_weight
+        if self.combine == Combination.SQUARE_OF_SUM:
+            factors = {"overall": a * a, "cross": 2.0 * a * f, "critical": f * f}
+        else:
+            factors = {"overall": a, "critical": f}
+        factors = {term: factor for term, factor in factors.items() if factor}
+        if absent := sorted(set(factors) - set(traces)):
+            raise ValueError(
+                f"{self.combine} needs the terms {absent}, the estimate has {sorted(traces)}: "
+                "estimate it with that objective (CRITICAL.TARGET) or set its weight to 0"
+            )
+        if self.combine == Combination.SQUARE_OF_SUM:
+            return factors
+        return {term: factor / _total_trace(term, traces[term]) for term, factor in factors.items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerInfo:
     """A quantizable layer as the allocator sees it.
 
@@ -115,6 +173,11 @@ class LayerInfo:
     name: str
     numel: int
     num_scales: int
+
+    def __post_init__(self):
+        for count in (self.numel, self.num_scales):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"layer {self.name!r}: numel {self.numel!r}, num_scales {self.num_scales!r}: expected 1 or more")
 
     def size_bytes(self, bits: int) -> int:
         """Bytes of the packed weights and their float32 scales at a width."""
@@ -130,8 +193,10 @@ class SensitivityTable:
         widths: W candidate widths in bits, ascending.
         terms: statistics by name, each `[L, W]` float64: the quadratic forms of `E[g_A g_A']` ("overall"),
             `E[g_A g_F']` ("cross") and `E[g_F g_F']` ("critical") on the quantization error, in units of the loss squared.
-        traces: trace of each layer's Fisher information by objective ("overall", "cross", "critical"), each `[L]`.
+        traces: trace of each layer's Fisher information by the same names, each `[L]`.
         form: diagonal or block.
+        standard_errors: of the terms over images, `[L, W]` each; empty where they were not estimated.
+        linear: `E[g]'d` by objective, `[L, W]` each, for study; empty where it was not estimated.
         meta: where it came from: config, image ids, seed, critical set, scale method.
     """
 
@@ -140,21 +205,26 @@ class SensitivityTable:
     terms: Mapping[str, np.ndarray]
     traces: Mapping[str, np.ndarray]
     form: SensitivityForm
+    standard_errors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    linear: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        shape = (len(self.layers), len(self.widths))
-        for name, values in self.terms.items():
-            if values.shape != shape:
-                raise ValueError(f"sensitivity term {name!r} has shape {values.shape}, expected {shape}")
-            if not np.isfinite(values).all():
-                raise ValueError(f"sensitivity term {name!r} is not finite: the calibration loss overflowed")
+        check_layers(self.layers)
+        check_widths(self.widths)
+        if not self.terms or set(self.terms) != set(self.traces):
+            raise ValueError(f"terms {sorted(self.terms)} and traces {sorted(self.traces)}: expected the same names")
+        num_layers, num_widths = len(self.layers), len(self.widths)
+        for field in ("terms", "standard_errors", "linear", "traces"):
+            shape = (num_layers,) if field == "traces" else (num_layers, num_widths)
+            for name, values in getattr(self, field).items():
+                _check_array(f"sensitivity {field} {name!r}", values, shape)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON, atomically."""
         content = dataclasses.asdict(self)
-        content["terms"] = {name: values.tolist() for name, values in self.terms.items()}
-        content["traces"] = {name: values.tolist() for name, values in self.traces.items()}
+        for field in _ARRAYS:
+            content[field] = {name: values.tolist() for name, values in getattr(self, field).items()}
         write_json(path, content)
 
     @classmethod
@@ -162,17 +232,19 @@ class SensitivityTable:
         """Read what `save` wrote.
 
         Raises:
+            FileNotFoundError: no such file.
             ValueError: the file is not a sensitivity table.
         """
         content = _require_keys(read_json(path, "sensitivity file"), cls, path)
-        return cls(
-            layers=tuple(LayerInfo(**layer) for layer in content["layers"]),
-            widths=tuple(content["widths"]),
-            terms={name: np.array(values, dtype=np.float64) for name, values in content["terms"].items()},
-            traces={name: np.array(values, dtype=np.float64) for name, values in content["traces"].items()},
-            form=SensitivityForm(content["form"]),
-            meta=content["meta"],
-        )
+        try:
+            content["layers"] = tuple(LayerInfo(**layer) for layer in content["layers"])
+            content["widths"] = tuple(content["widths"])
+            content["form"] = SensitivityForm(content["form"])
+            for field in _ARRAYS:
+                content[field] = {name: np.array(v, dtype=np.float64) for name, v in content[field].items()}
+            return cls(**content)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"sensitivity file {path} is broken ({error}): compute it again") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +265,13 @@ class BitAllocation:
     cost: float | None = None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        for name, bits in self.bits.items():
+            if not _is_width(bits):
+                raise ValueError(f"layer {name!r} has width {bits!r}: expected {MIN_BITS} to {MAX_BITS} bits")
+        if self.size_bytes > self.budget_bytes:
+            raise ValueError(f"a plan of {self.size_bytes} bytes exceeds its budget of {self.budget_bytes} bytes")
+
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON, atomically."""
         write_json(path, dataclasses.asdict(self))
@@ -202,9 +281,53 @@ class BitAllocation:
         """Read what `save` wrote.
 
         Raises:
+            FileNotFoundError: no such file.
             ValueError: the file is not a bit allocation.
         """
-        return cls(**_require_keys(read_json(path, "allocation file"), cls, path))
+        content = _require_keys(read_json(path, "allocation file"), cls, path)
+        try:
+            return cls(**content)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"allocation file {path} is broken ({error}): compute it again") from None
+
+
+def check_layers(layers: Sequence[LayerInfo]) -> None:
+    """Raise ValueError where there is no layer, or where two have one name."""
+    if not layers:
+        raise ValueError("no layers: at least one layer must be quantized (see QUANT.SKIP_LAYERS)")
+    names = [layer.name for layer in layers]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"layers named twice: {twice}: each layer must be listed once")
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise ValueError unless the candidate widths ascend within what the quantizer can do."""
+    if not widths or not all(map(_is_width, widths)) or list(widths) != sorted(set(widths)):
+        raise ValueError(f"widths {list(widths)}: expected ascending whole numbers from {MIN_BITS} to {MAX_BITS}")
+
+
+_ARRAYS = ("terms", "traces", "standard_errors", "linear")
+
+
+def _is_width(bits: Any) -> bool:
+    return isinstance(bits, int) and not isinstance(bits, bool) and MIN_BITS <= bits <= MAX_BITS
+
+
+def _check_array(what: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+    if values.shape != shape:
+        raise ValueError(f"{what} has shape {values.shape}, expected {shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} is not finite: the calibration loss overflowed")
+
+
+def _total_trace(term: str, traces: np.ndarray) -> float:
+    total = float(np.sum(traces))
+    if not total > 0.0:
+        raise ValueError(
+            f"the Fisher trace of {term!r} is {total:g} on every layer: its loss does not depend on these weights "
+            "on any calibration image; calibrate on other images or set its weight to 0"
+        )
+    return total
 
 
 def _require_keys(content: Any, cls: type, path: str | os.PathLike) -> dict[str, Any]:
