@@ -11,8 +11,8 @@ from setuptools import find_packages, setup
 def opencv() -> str:
     """Name the OpenCV wheel to require: the one that is installed, else the one that needs no libGL.
 
-    All of them provide the same module and overwrite each other's files. What is installed can be seen only without
-    build isolation (`pip install --no-build-isolation`).
+    All of them provide the same module and overwrite each other's files. What is installed can be seen only
+    without build isolation (`pip install --no-build-isolation`).
     """
     for name in ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"):
         try:
@@ -61,6 +61,13 @@ setup(
             "wheel",
         ],
         # transformers and curvlinops are oracles of the tests; uv writes the lock.
-        "dev": ["curvlinops-for-pytorch>=3.0", "pytest>=8", "pytest-timeout>=2.3", "ruff", "transformers>=5", "uv"],
+        "dev": [
+            "curvlinops-for-pytorch>=3.0",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff",
+            "transformers>=5",
+            "uv",
+        ],
     },
 )

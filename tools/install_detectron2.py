@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make Detectron2 0.6 importable: port its source archive to current libraries and install that as a pure-Python wheel.
+"""Install Detectron2 0.6, ported from its source archive to current libraries as a pure-Python wheel.
 
-Run it with the Python of the environment that lacks detectron2, once torch, torchvision, setuptools and wheel are
-there. Where `import detectron2` works already it does nothing. pip fetches the archive from the package index that
-pip is set up for and runs nothing unless the archive has the hash below.
+Run it with the Python of the environment that lacks detectron2, once torch, torchvision, setuptools and wheel
+are there. Where `import detectron2` works already it does nothing. pip fetches the archive from the package
+index that pip is set up for, and runs nothing unless the archive has the hash below.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ARCHIVE = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 VERSION = "0.6+py"
 NEEDED_FIRST = ("torch", "torchvision", "setuptools", "wheel")
-CHECK = "import detectron2.data, detectron2.engine, detectron2.evaluation, detectron2.model_zoo, detectron2.modeling"
+CHECKED = ("data", "engine", "evaluation", "model_zoo", "modeling")
 
 
 class PortError(Exception):
@@ -43,7 +43,8 @@ _OPTIONAL_C = "from detectron2._compiled import _C"
 
 SUBSTITUTIONS = (
     Substitution("__init__.py", r'__version__ = "0\.6"', f'__version__ = "{VERSION}"'),
-    Substitution("data/transforms/transform.py", r"Image\.LINEAR\b", "Image.BILINEAR"),  # removed in Pillow 10
+    # removed in Pillow 10
+    Substitution("data/transforms/transform.py", r"Image\.LINEAR\b", "Image.BILINEAR"),
     Substitution("data/build.py", _NUMPY_ALIAS, r"\1", 2),
     Substitution("data/datasets/pascal_voc.py", _NUMPY_ALIAS, r"\1"),
     Substitution("evaluation/pascal_voc_evaluation.py", _NUMPY_ALIAS, r"\1", 2),
@@ -55,8 +56,8 @@ SUBSTITUTIONS = (
     Substitution("model_zoo/model_zoo.py", r"^import pkg_resources$", "from importlib import resources"),
     Substitution(
         "model_zoo/model_zoo.py",
-        r'pkg_resources\.resource_filename\(\s*"detectron2\.model_zoo", os\.path\.join\("configs", config_path\)\s*\)',
-        'str(resources.files("detectron2.model_zoo").joinpath("configs", config_path))',
+        r'pkg_resources\.resource_filename\(\s*"detectron2\.model_zoo", os\.path\.join\((.*)\)\s*\)',
+        r'str(resources.files("detectron2.model_zoo").joinpath(\1))',
     ),
     # The archive has no C++ sources: compiled operators become an error where they are called, not at import.
     Substitution("layers/deform_conv.py", _IMPORT_C, _OPTIONAL_C),
@@ -77,7 +78,7 @@ SUBSTITUTIONS = (
     ),
 )
 
-COMPILED_MODULE = f'''"""Stands in for detectron2._C, the compiled operators, which Detectron2 {VERSION} lacks."""
+COMPILED_MODULE = f'''"""Stands in for the compiled operators, detectron2._C, which {VERSION} lacks."""
 
 
 class _NoOperators:
@@ -103,7 +104,7 @@ projects = {{
 setup(
     name="detectron2",
     version="{VERSION}",
-    description="Detectron2 v0.6, pure Python, ported to current libraries (changed files: see install_detectron2.py)",
+    description="Detectron2 v0.6, pure Python, ported to current libraries by fisher_detr",
     packages=find_packages(include=["detectron2*"]) + list(projects),
     package_dir=projects,
     package_data={{"detectron2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"]}},
@@ -170,7 +171,8 @@ def unpack(archive: Path, folder: Path) -> Path:
     if digest != SHA256:
         raise PortError(f"{archive.name} has sha256 {digest}, expected {SHA256}")
     with tarfile.open(archive) as tar:
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # absent before 3.11.4; the hash guards there
+        # Absent before 3.11.4; there the hash is guard enough.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
         tar.extractall(folder)
     return next(path.parent for path in folder.glob("*/detectron2"))
 
@@ -179,22 +181,24 @@ def install() -> None:
     """Fetch, port, build and install Detectron2 into the environment of this Python, and try it."""
     missing = [name for name in NEEDED_FIRST if importlib.util.find_spec(name) is None]
     if missing:
-        raise PortError(f"install {', '.join(missing)} first: the source of Detectron2 imports torch when it is built")
+        raise PortError(f"{', '.join(missing)} missing here, needed to build Detectron2: install them first")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = unpack(fetch(folder), folder / "source")
         port(source)
         run_pip("wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", "--wheel-dir", folder, source)
-        run_pip("install", "--no-deps", "--no-index", "--force-reinstall", next(folder.glob("detectron2-*.whl")))
-    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
+        wheel = next(folder.glob("detectron2-*.whl"))
+        run_pip("install", "--no-deps", "--no-index", "--force-reinstall", wheel)
+    check = "; ".join(f"import detectron2.{name}" for name in CHECKED)
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     if done.returncode:
         raise PortError(f"installed, but it cannot be imported: {done.stderr.strip().splitlines()[-1]}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--force", action="store_true", help="install even where detectron2 can be found already")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--force", action="store_true", help="install even where detectron2 is there already")
     force = parser.parse_args(argv).force
     if not force and importlib.util.find_spec("detectron2") is not None:
         print("detectron2 is there already: nothing to do")
