@@ -79,8 +79,6 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone as a part of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
-    # Exponential moving average of the weights, used for evaluation and saved as the final model. 0: none.
-    cfg.SOLVER.EMA_DECAY = 0.0
 
 
 def _add_critical(cfg: CN) -> None:

@@ -1,0 +1,119 @@
+"""Named critical sets from what a user writes: categories, super-categories and data set ids."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Protocol
+
+from fisher_detr.structures import CategorySet
+
+# Stands for every super-category of the data set, each as a set of its own.
+ALL_SUPERCATEGORIES = "supercategories"
+
+
+class CategoryMetadata(Protocol):
+    """What this module reads of Detectron2's Metadata; `thing_supercategories` may be missing."""
+
+    thing_classes: list[str]
+    thing_dataset_id_to_contiguous_id: dict[int, int]
+    thing_supercategories: list[str]
+
+
+def resolve_category_sets(specs: Iterable[str], metadata: CategoryMetadata) -> list[CategorySet]:
+    """Resolve several sets; "supercategories" stands for every super-category as a set of its own.
+
+    Args:
+        specs: each as `resolve_category_set` takes it, or "supercategories".
+        metadata: of the data set.
+
+    Returns:
+        The sets in the order of `specs`, repetitions left out.
+
+    Raises:
+        ValueError: an unknown member, an empty set, or one name for two different sets.
+    """
+    sets: dict[str, CategorySet] = {}
+    for spec in specs:
+        for category_set in _expand(spec, metadata):
+            known = sets.setdefault(category_set.name, category_set)
+            if known != category_set:
+                raise ValueError(
+                    f"two different category sets are called {category_set.name!r} (the second from {spec!r}): "
+                    f"name one of them, as in 'other_name={spec}'"
+                )
+    return list(sets.values())
+
+
+def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
+    """Resolve one critical set C.
+
+    A member is looked up as a super-category first, then as a category, then as a data set id; "supercategory:fish",
+    "category:fish" and "id:3" leave no choice. Without "name=" the set is called after its members, with `_` for what
+    is no letter or digit.
+
+    Args:
+        spec: "member", "member+member" or "name=member+member".
+        metadata: of the data set.
+
+    Raises:
+        ValueError: an unknown member (with the nearest names) or an empty set.
+    """
+    name, _, members = spec.rpartition("=")
+    members = [member.strip() for member in members.split("+")]
+    if not all(members):
+        raise ValueError(f"critical set {spec!r} has an empty member: write 'category' or 'name=category+category'")
+    indices = sorted({index for member in members for index in _members(member, metadata)})
+    name = name.strip() or "_".join(_bare(member) for member in members)
+    return CategorySet(re.sub(r"\W+", "_", name, flags=re.ASCII), tuple(indices), len(metadata.thing_classes))
+
+
+def _expand(spec: str, metadata: CategoryMetadata) -> list[CategorySet]:
+    if spec != ALL_SUPERCATEGORIES:
+        return [resolve_category_set(spec, metadata)]
+    names = dict.fromkeys(name for name in _supercategories(metadata) if name)
+    if not names:
+        raise ValueError(
+            "critical sets 'supercategories': the data set's categories have no 'supercategory'; name the sets' categories"
+        )
+    return [resolve_category_set(f"{name}=supercategory:{name}", metadata) for name in names]
+
+
+def _members(member: str, metadata: CategoryMetadata) -> list[int]:
+    """Contiguous indices of one member: the first kind of name that knows it."""
+    by_kind = {
+        "supercategory": _supercategories(metadata),
+        "category": list(metadata.thing_classes),
+        "id": [str(id_) for id_ in sorted(_dataset_ids(metadata), key=_dataset_ids(metadata).__getitem__)],
+    }
+    kind, _, name = member.partition(":")
+    if kind in by_kind and name:
+        by_kind = {kind: by_kind[kind]}
+    else:
+        name = member
+    for names in by_kind.values():
+        found = [i for i, candidate in enumerate(names) if candidate == name]
+        if found:
+            return found
+    known = dict.fromkeys(candidate for names in by_kind.values() for candidate in names if candidate)
+    raise ValueError(f"unknown critical category {member!r}: {_nearest(name, list(known))}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + ", ".join(repr(by_lower[candidate]) for candidate in near) + "?"
+    return f"known are {', '.join(known[:30])}{', ...' if len(known) > 30 else ''}"
+
+
+def _bare(member: str) -> str:
+    kind, _, name = member.partition(":")
+    return name if kind in ("supercategory", "category") and name else member
+
+
+def _supercategories(metadata: CategoryMetadata) -> list[str]:
+    return getattr(metadata, "thing_supercategories", [""] * len(metadata.thing_classes))
+
+
+def _dataset_ids(metadata: CategoryMetadata) -> dict[int, int]:
+    return getattr(metadata, "thing_dataset_id_to_contiguous_id", {})

@@ -1,0 +1,40 @@
+"""The images on which a model is calibrated and its Fisher information is estimated."""
+
+import logging
+import os
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+def sample_calibration_images(records: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Draw images without replacement: the same ones on every machine, in whatever order the records come.
+
+    A smaller sample is the beginning of a larger one with the same seed.
+
+    Args:
+        records: of the training split, in Detectron2's standard format.
+        count: number of images; all are taken, with a warning, where there are fewer.
+        seed: of the draw.
+
+    Returns:
+        The sampled records, in the order of the draw.
+
+    Raises:
+        ValueError: no images to sample from, or a count below 1.
+    """
+    if count < 1 or not records:
+        raise ValueError(f"calibration sample of {count} images from {len(records)}: expected at least one of each")
+    if count > len(records):
+        logger.warning("Calibration: %d images asked for, %d available: all are taken", count, len(records))
+    ordered = sorted(records, key=_stable_key)
+    # RandomState's stream is frozen by NumPy; that of Generator may change between versions.
+    drawn = np.random.RandomState(seed).permutation(len(ordered))[:count]
+    return [ordered[i] for i in drawn]
+
+
+def _stable_key(record: dict[str, Any]) -> tuple[bool, Any, str]:
+    image_id = record["image_id"]
+    return isinstance(image_id, str), image_id, os.path.basename(record["file_name"])

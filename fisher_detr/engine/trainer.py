@@ -1,0 +1,79 @@
+"""The one trainer: Detectron2's, with this project's data, evaluator, optimizer and checkpoints."""
+
+import os
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from fisher_detr.checkpoint import SafeCheckpointer
+from fisher_detr.critical import resolve_category_sets
+from fisher_detr.data import DetrDatasetMapper
+from fisher_detr.engine.optimizer import build_optimizer
+from fisher_detr.evaluation import CriticalCategoryEvaluator
+
+
+class Trainer(DefaultTrainer):
+    """Trains and tests every model of this project from a config."""
+
+    def __init__(self, cfg: CfgNode):
+        """Build model, optimizer, data and hooks from a frozen config."""
+        super().__init__(cfg)
+        self.model.register_forward_hook(refuse_non_finite)
+
+    def build_hooks(self):
+        """Detectron2's hooks on a checkpointer that never leaves half a file."""
+        trainer = weakref.proxy(self)
+        self.checkpointer = SafeCheckpointer(self.model, self.cfg.OUTPUT_DIR, backbone_only=True, trainer=trainer)
+        return super().build_hooks()
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build from the keys of SOLVER."""
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        return build_optimizer(
+            model,
+            name=cfg.SOLVER.OPTIMIZER,
+            base_lr=cfg.SOLVER.BASE_LR,
+            backbone_multiplier=cfg.SOLVER.BACKBONE_MULTIPLIER,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            momentum=cfg.SOLVER.MOMENTUM,
+            clip_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
+        )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Batches of augmented training images, without end."""
+        return build_detection_train_loader(cfg, mapper=DetrDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """The images of a data set in order."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=DetrDatasetMapper(cfg, is_train=False))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CriticalCategoryEvaluator:
+        """Overall AP and AP of every set of CRITICAL.SETS."""
+        sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(dataset_name))
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return CriticalCategoryEvaluator(dataset_name, sets, output_dir=folder)
+
+
+def refuse_non_finite(_model: nn.Module, _inputs: tuple, outputs: object) -> None:
+    """Forward hook that stops a training whose loss is NaN or infinite.
+
+    Raises:
+        FloatingPointError: names the losses and the iteration.
+    """
+    if not isinstance(outputs, dict):
+        return
+    broken = [f"{name} = {float(value):g}" for name, value in outputs.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise FloatingPointError(
+            f"loss became NaN or infinite at iteration {get_event_storage().iter}: {', '.join(broken)}; "
+            "lower SOLVER.BASE_LR, clip gradients, or look at the images of this iteration"
+        )

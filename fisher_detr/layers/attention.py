@@ -1,0 +1,74 @@
+"""Multi-head attention whose four projections and two products are modules that can be swapped.
+
+Shapes: B batch, H heads, T queries, S keys, D width, d = D / H.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AttentionProducts(nn.Module):
+    """`softmax(q k' / sqrt(d)) v`, in a module of its own so that quantization can replace it."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+        """Attend.
+
+        Args:
+            q: [B, H, T, d].
+            k: [B, H, S, d].
+            v: [B, H, S, d].
+            mask: bool [B, 1, 1, S], True where a key may be attended; None: everywhere.
+            dropout_p: probability with which an attention weight is dropped.
+
+        Returns:
+            [B, H, T, d].
+        """
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+
+
+class MultiheadAttention(nn.Module):
+    """Attention of "Attention Is All You Need" with q, k, v and output projections as modules.
+
+    `nn.MultiheadAttention` packs q, k and v into one parameter and never calls its output projection's forward:
+    swapping its layers would quantize nothing.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        """Args are the width D, the number of heads H (divides D) and the dropout on attention weights."""
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"attention of width {dim} with {num_heads} heads: the heads must divide the width")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.products = AttentionProducts()
+        for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: [B, T, D].
+            key: [B, S, D].
+            value: [B, S, D].
+            mask: bool [B, S], True where a key may be attended; None: everywhere.
+
+        Returns:
+            [B, T, D].
+        """
+        q, k, v = (
+            self._split(projection(x))
+            for projection, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        if mask is not None:
+            mask = mask[:, None, None, :]  # [B, 1, 1, S]
+        attended = self.products(q, k, v, mask, self.dropout if self.training else 0.0)  # [B, H, T, d]
+        return self.out_proj(attended.transpose(1, 2).flatten(2))  # [B, T, D]
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, length, d]

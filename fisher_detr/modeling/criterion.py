@@ -1,0 +1,129 @@
+"""The training loss of DETR (arXiv 2005.12872, equation 2), and its critical-category form."""
+
+import enum
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import box_convert, generalized_box_iou_loss
+
+from fisher_detr.critical import collapse_labels, collapse_logits
+from fisher_detr.modeling.matcher import HungarianMatcher, Matching
+from fisher_detr.modeling.targets import Predictions, Targets
+from fisher_detr.structures import CategorySet
+
+
+class BoxLoss(enum.StrEnum):
+    """Which objects count in the box losses of the critical objective."""
+
+    ALL = "all"
+    CRITICAL = "critical"
+
+
+class SetCriterion:
+    """Matches queries to objects, then sums cross entropy, L1 and generalized-IoU losses."""
+
+    def __init__(
+        self,
+        *,
+        matcher: HungarianMatcher,
+        class_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        no_object_weight: float = 0.1,
+    ):
+        """Build.
+
+        Args:
+            matcher: pairs queries with objects.
+            class_weight: weight of the cross entropy.
+            l1_weight: weight of the L1 loss on normalized boxes.
+            giou_weight: weight of 1 - GIoU.
+            no_object_weight: weight of the no-object class within the cross entropy.
+        """
+        self.matcher = matcher
+        self.weights = {"loss_ce": class_weight, "loss_bbox": l1_weight, "loss_giou": giou_weight}
+        self.no_object_weight = no_object_weight
+
+    def __call__(
+        self, predictions: Predictions, targets: list[Targets], box_counts: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the weighted losses.
+
+        Args:
+            predictions: of B images, L decoder layers, G query groups.
+            targets: B items; an image may have no object.
+            box_counts: [N] bool, which of the batch's objects count in the box losses; None: all.
+
+        Returns:
+            scalars `loss_ce`, `loss_bbox`, `loss_giou` of the last layer and, with the suffix `_0`, `_1`, ..., of the
+            layers before it.
+        """
+        matching = self.matcher(predictions, targets)
+        classes = torch.cat([target.classes for target in targets])
+        boxes = torch.cat([target.boxes for target in targets])
+        counts = torch.ones_like(classes, dtype=torch.bool) if box_counts is None else box_counts
+        losses = {"loss_ce": self._class_losses(predictions.logits, classes, matching)}
+        losses |= self._box_losses(predictions.boxes, boxes, counts, matching)
+        depth = len(predictions.logits)
+        return {
+            name if layer == depth - 1 else f"{name}_{layer}": self.weights[name] * values[layer]
+            for layer in reversed(range(depth))
+            for name, values in losses.items()
+        }
+
+    def _class_losses(self, logits: Tensor, classes: Tensor, matching: Matching) -> Tensor:
+        """Weighted mean cross entropy of each layer, [L]."""
+        no_object = logits.shape[-1] - 1
+        labels = torch.full(logits.shape[:-1], no_object, dtype=torch.int64, device=logits.device)
+        labels[matching.layer, matching.image, matching.group, matching.query] = classes[matching.target]
+        cross_entropy = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
+        weights = torch.where(labels == no_object, self.no_object_weight, 1.0).to(logits.dtype)
+        return (weights * cross_entropy).flatten(1).sum(1) / weights.flatten(1).sum(1)
+
+    def _box_losses(self, boxes: Tensor, objects: Tensor, counts: Tensor, matching: Matching) -> dict[str, Tensor]:
+        """L1 and generalized-IoU losses of each layer per counted object, [L]."""
+        matched = boxes[matching.layer, matching.image, matching.group, matching.query]  # [M, 4]
+        paired = objects[matching.target]
+        l1 = (matched - paired).abs().sum(-1)
+        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(paired, "cxcywh", "xyxy"))
+        weights = counts[matching.target].to(boxes.dtype) / (boxes.shape[2] * self._num_objects(counts))
+        return {
+            name: boxes.new_zeros(len(boxes)).index_add(0, matching.layer, weights * values)
+            for name, values in (("loss_bbox", l1), ("loss_giou", giou))
+        }
+
+    def _num_objects(self, counts: Tensor) -> Tensor:
+        """Objects for each rank, at least 1: every rank divides by the same number."""
+        total = counts.sum().to(torch.float64)
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(total)
+        return (total / comm.get_world_size()).clamp(min=1.0)
+
+
+def critical_losses(
+    criterion: SetCriterion,
+    predictions: Predictions,
+    targets: list[Targets],
+    category_set: CategorySet,
+    box_loss: BoxLoss = BoxLoss.ALL,
+) -> dict[str, Tensor]:
+    """The critical-category objective L_F: the criterion on transformed logits and labels, matching included.
+
+    Args:
+        criterion: of the overall objective.
+        predictions: with logits over all n categories.
+        targets: with labels over all n categories.
+        category_set: the critical set C.
+        box_loss: whether box losses count for all objects or for the critical ones only.
+
+    Returns:
+        the losses of `criterion`.
+    """
+    collapsed = [Targets(collapse_labels(t.classes, category_set), t.boxes) for t in targets]
+    counts = None
+    if box_loss is BoxLoss.CRITICAL:
+        counts = torch.cat([t.classes for t in collapsed]) < len(category_set)
+    transformed = Predictions(collapse_logits(predictions.logits, category_set), predictions.boxes)
+    return criterion(transformed, collapsed, counts)

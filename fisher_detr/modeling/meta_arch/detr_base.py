@@ -1,0 +1,146 @@
+"""What all DETR detectors share: image preprocessing, losses, and detections in the original image."""
+
+from typing import Any
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import Backbone
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_convert
+
+from fisher_detr.layers import select_detections
+from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losses
+from fisher_detr.modeling.targets import Predictions, targets_of
+from fisher_detr.structures import CategorySet
+
+Batch = list[dict[str, Any]]
+
+
+class DetrBase(nn.Module):
+    """A detector that predicts a set: subclasses turn feature maps into `Predictions`."""
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        criterion: SetCriterion,
+        num_classes: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        top_k: int = 100,
+        critical_box_loss: BoxLoss = BoxLoss.ALL,
+    ):
+        """Build.
+
+        Args:
+            backbone: feature maps from a normalized image.
+            criterion: the training loss.
+            num_classes: number n of categories, without no-object.
+            pixel_mean: mean of each channel, in the range of the input's values.
+            pixel_std: standard deviation of each channel.
+            top_k: detections kept for each image.
+            critical_box_loss: which objects count in the box losses of the critical objective.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.criterion = criterion
+        self.num_classes = num_classes
+        self.top_k = top_k
+        self.critical_box_loss = critical_box_loss
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.pixel_mean.device
+
+    def decode(self, images: ImageList) -> Predictions:
+        """Predict from normalized, padded images."""
+        raise NotImplementedError
+
+    def forward(self, batched_inputs: Batch) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Train or detect.
+
+        Args:
+            batched_inputs: for each image `image` [3, H, W] (values as the pixel mean expects them), `instances` with
+                `gt_boxes` and `gt_classes` when training, and optionally `height`, `width` of the output.
+
+        Returns:
+            training: the weighted losses. Otherwise for each image `instances` (`pred_boxes` in absolute xyxy of the
+            output size, `scores`, `pred_classes`), and `queries` (`pred_boxes` and `logits` of every query).
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        images = self.preprocess(batched_inputs)
+        predictions = self.decode(images)
+        return [
+            self._detect(predictions.logits[-1, i, 0], predictions.boxes[-1, i, 0], size, batched_inputs[i])
+            for i, size in enumerate(images.image_sizes)
+        ]
+
+    def losses(self, batched_inputs: Batch, category_set: CategorySet | None = None) -> dict[str, Tensor]:
+        """The weighted losses of L_A or, with a critical set, of L_F; in training and in eval mode."""
+        return self.objectives(batched_inputs, [category_set])[0]
+
+    def objectives(self, batched_inputs: Batch, category_sets: list[CategorySet | None]) -> list[dict[str, Tensor]]:
+        """Losses of several objectives from one forward pass; None stands for L_A."""
+        predictions = self.decode(self.preprocess(batched_inputs))
+        targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
+        return [
+            self.criterion(predictions, targets)
+            if category_set is None
+            else critical_losses(self.criterion, predictions, targets, category_set, self.critical_box_loss)
+            for category_set in category_sets
+        ]
+
+    def preprocess(self, batched_inputs: Batch) -> ImageList:
+        """Normalize and pad."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def _detect(self, logits: Tensor, boxes: Tensor, size: tuple[int, int], inputs: dict) -> dict[str, Instances]:
+        height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
+        scale = boxes.new_tensor([width, height, width, height])
+        absolute = Boxes(box_convert(boxes, "cxcywh", "xyxy") * scale)
+        absolute.clip((height, width))
+        scores, classes, chosen = select_detections(logits, self.num_classes, self.top_k)
+        instances = Instances((height, width), pred_boxes=absolute[chosen], scores=scores, pred_classes=classes)
+        return {"instances": instances, "queries": Instances((height, width), pred_boxes=absolute, logits=logits)}
+
+
+def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
+    """Mask of the real part of padded images at the size of a feature map, by nearest interpolation as in DETR.
+
+    Args:
+        images: B images.
+        size: height H and width W of the feature map.
+
+    Returns:
+        bool [B, H, W], True inside the image.
+    """
+    height, width = images.tensor.shape[-2:]
+    mask = torch.zeros(len(images), 1, height, width, device=images.tensor.device)
+    for i, (h, w) in enumerate(images.image_sizes):
+        mask[i, :, :h, :w] = 1
+    return F.interpolate(mask, size=size, mode="nearest")[:, 0] > 0
+
+
+def num_classes_of(cfg) -> int:
+    """Number of categories: from the config, or where that is 0 from its first data set.
+
+    Raises:
+        ValueError: neither tells.
+    """
+    if cfg.MODEL.DETR.NUM_CLASSES:
+        return cfg.MODEL.DETR.NUM_CLASSES
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    classes = MetadataCatalog.get(names[0]).get("thing_classes") if names else None
+    if not classes:
+        raise ValueError(
+            f"MODEL.DETR.NUM_CLASSES is 0 and data set {names[:1]} has no category names: set the number, or name a "
+            "registered data set in DATASETS.TRAIN (DATASETS.REGISTER registers COCO-format files)"
+        )
+    return len(classes)

@@ -1,0 +1,25 @@
+"""A small ResNet for small images."""
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+
+
+@BACKBONE_REGISTRY.register()
+def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
+    """Build a ResNet of basic blocks from MODEL.SMALL_RESNET; its only output is MODEL.DETR.IN_FEATURE.
+
+    The stem has stride 4 as in every ResNet; each further stage halves the resolution.
+    """
+    small = cfg.MODEL.SMALL_RESNET
+    stem = BasicStem(input_shape.channels, small.STEM_CHANNELS, small.NORM)
+    stages, channels = [], small.STEM_CHANNELS
+    for index, (width, blocks) in enumerate(zip(small.CHANNELS, small.BLOCKS, strict=True)):
+        strides = [1 if index == 0 else 2, *[1] * (blocks - 1)]
+        stages.append(
+            ResNet.make_stage(
+                BasicBlock, blocks, stride_per_block=strides, in_channels=channels, out_channels=width, norm=small.NORM
+            )
+        )
+        channels = width
+    return ResNet(stem, stages, out_features=[cfg.MODEL.DETR.IN_FEATURE], freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)

@@ -1,0 +1,125 @@
+"""The transformer of DETR (arXiv 2005.12872): post-norm encoder and decoder.
+
+Shapes: B batch, S tokens of the feature map, Q queries, G query groups, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fisher_detr.layers import MultiheadAttention
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with ReLU, residual and norm."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float):
+        """Args are D, the hidden width, and the dropout after each linear layer."""
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., D] to [..., D]."""
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm(x + self.dropout(self.linear2(hidden)))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over the tokens of the feature map, then a feed-forward block."""
+
+    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float):
+        """Args are D, the heads, the hidden width of the feed-forward block, and the dropout."""
+        super().__init__()
+        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.self_attn_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, hidden_dim, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        """Map tokens [B, S, D] with position encodings [B, S, D] and mask [B, S] to [B, S, D]."""
+        located = tokens + position
+        tokens = self.self_attn_norm(tokens + self.dropout(self.self_attn(located, located, tokens, mask)))
+        return self.ffn(tokens)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among the queries, cross-attention to the tokens, a feed-forward block."""
+
+    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float):
+        """Args are D, the heads, the hidden width of the feed-forward block, and the dropout."""
+        super().__init__()
+        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.self_attn_norm = nn.LayerNorm(dim)
+        self.cross_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.cross_attn_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, hidden_dim, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, query_position: Tensor, memory: tuple[Tensor, Tensor, Tensor | None], groups: int):
+        """Decode one layer.
+
+        Args:
+            queries: [B, G Q, D].
+            query_position: [B, G Q, D].
+            memory: keys [B, S, D] (tokens with their position), values [B, S, D] and mask [B, S] or None.
+            groups: G; queries attend to each other within their group only.
+
+        Returns:
+            [B, G Q, D].
+        """
+        attended = self._attend_within_groups(queries, query_position, groups)
+        queries = self.self_attn_norm(queries + self.dropout(attended))
+        attended = self.cross_attn(queries + query_position, *memory)
+        queries = self.cross_attn_norm(queries + self.dropout(attended))
+        return self.ffn(queries)
+
+    def _attend_within_groups(self, queries: Tensor, query_position: Tensor, groups: int) -> Tensor:
+        batch = len(queries)
+        located = (queries + query_position).unflatten(1, (groups, -1)).flatten(0, 1)  # [B G, Q, D]
+        values = queries.unflatten(1, (groups, -1)).flatten(0, 1)
+        return self.self_attn(located, located, values).unflatten(0, (batch, groups)).flatten(1, 2)
+
+
+class Transformer(nn.Module):
+    """Encoder and decoder of DETR."""
+
+    def __init__(
+        self, *, dim: int, num_heads: int, hidden_dim: int, encoder_layers: int, decoder_layers: int, dropout: float
+    ):
+        """Args are D, the heads, the hidden width of the feed-forward blocks, the depths, and the dropout."""
+        super().__init__()
+        self.encoder = nn.ModuleList(EncoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(decoder_layers))
+        self.norm = nn.LayerNorm(dim)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, mask: Tensor | None, query_position: Tensor, groups: int = 1
+    ) -> Tensor:
+        """Encode the tokens, decode the queries.
+
+        Args:
+            tokens: [B, S, D].
+            position: [B, S, D].
+            mask: bool [B, S], True inside the image; None: no padding.
+            query_position: [G Q, D].
+            groups: G.
+
+        Returns:
+            normalized states of every decoder layer, [L, B, G Q, D].
+        """
+        for layer in self.encoder:
+            tokens = layer(tokens, position, mask)
+        query_position = query_position.expand(len(tokens), -1, -1)
+        queries = torch.zeros_like(query_position)
+        memory = (tokens + position, tokens, mask)
+        states = []
+        for layer in self.decoder:
+            queries = layer(queries, query_position, memory, groups)
+            states.append(self.norm(queries))
+        return torch.stack(states)
