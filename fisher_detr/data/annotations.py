@@ -12,7 +12,7 @@ from fisher_detr.files import read_json
 
 logger = logging.getLogger(__name__)
 
-# Boxes of real sets often stick out by a rounding error: up to this many pixels they are clipped, beyond it refused.
+# Boxes of real sets often stick out by a rounding error: up to this many pixels they are clipped.
 TOLERANCE = 1.0
 
 _REQUIRED = {
@@ -58,8 +58,8 @@ def read_annotations(path: str | os.PathLike, drop_bad_boxes: bool = False) -> C
 
     Args:
         path: the JSON file.
-        drop_bad_boxes: leave out boxes that are empty, not finite or outside their image (COCO train2017 has two
-            empty ones) with one log line, instead of refusing the file.
+        drop_bad_boxes: leave out boxes that are empty, not finite or outside their image (COCO train2017 has
+            two empty ones) with one log line, instead of refusing the file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -67,7 +67,7 @@ def read_annotations(path: str | os.PathLike, drop_bad_boxes: bool = False) -> C
     """
     content = read_json(path, "annotation file")
     _check_structure(content, path)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = sorted(content["categories"], key=lambda category: _sort_key(category["id"]))
     images = sorted(content["images"], key=lambda image: _sort_key(image["id"]))
     image_position = {image["id"]: i for i, image in enumerate(images)}
     class_position = {category["id"]: i for i, category in enumerate(categories)}
@@ -81,7 +81,9 @@ def read_annotations(path: str | os.PathLike, drop_bad_boxes: bool = False) -> C
     clipped, problems = check_boxes(boxes, sizes[image_index])
     bad = np.flatnonzero(problems != "")
     if len(bad):
-        _report_bad_boxes([annotations[i] for i in bad], problems[bad], images, image_position, path, drop_bad_boxes)
+        _report_bad_boxes(
+            [annotations[i] for i in bad], problems[bad], images, image_position, path, drop_bad_boxes
+        )
     keep = problems == ""
     return CocoAnnotations(
         category_ids=tuple(category["id"] for category in categories),
@@ -115,7 +117,9 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
         [
             ~np.isfinite(boxes).all(axis=1),
             (boxes[:, 2:] <= 0).any(axis=1),
-            (low < -TOLERANCE).any(axis=1) | (high > limits + TOLERANCE).any(axis=1) | (sides <= 0).any(axis=1),
+            (low < -TOLERANCE).any(axis=1)
+            | (high > limits + TOLERANCE).any(axis=1)
+            | (sides <= 0).any(axis=1),
         ],
         ["is not finite", "is empty", "reaches outside the image"],
         default="",
@@ -127,7 +131,9 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _check_structure(content: Any, path: str | os.PathLike) -> None:
     if not isinstance(content, dict):
-        raise ValueError(f"annotation file {path} is not COCO: it holds a {type(content).__name__}, expected an object")
+        raise ValueError(
+            f"annotation file {path} is not COCO: it holds a {type(content).__name__}, expected an object"
+        )
     for section, keys in _REQUIRED.items():
         entries = content.get(section)
         if not isinstance(entries, list):
@@ -138,7 +144,12 @@ def _check_structure(content: Any, path: str | os.PathLike) -> None:
         for entry in entries:
             if not isinstance(entry, dict) or any(key not in entry for key in keys):
                 raise ValueError(
-                    f"annotation file {path} is not COCO: entry {_shorten(entry)} of {section!r} needs {', '.join(keys)}"
+                    f"annotation file {path} is not COCO: entry {_shorten(entry)} of {section!r} "
+                    f"needs {', '.join(keys)}"
+                )
+            if not isinstance(entry["id"], int | str):
+                raise ValueError(
+                    f"annotation file {path} is not COCO: id {_shorten(entry['id'])} in {section!r}"
                 )
         _check_unique([entry["id"] for entry in entries], f"id in {section!r}", path)
     if not content["categories"]:
@@ -147,8 +158,8 @@ def _check_structure(content: Any, path: str | os.PathLike) -> None:
     for image in content["images"]:
         if not all(isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")):
             raise ValueError(
-                f"annotation file {path}: image {image['id']} ({image['file_name']}) has height {image['height']!r} "
-                f"and width {image['width']!r}, expected whole pixels above 0"
+                f"annotation file {path}: image {image['id']} ({image['file_name']}) has height "
+                f"{image['height']!r} and width {image['width']!r}, expected whole pixels above 0"
             )
 
 
@@ -160,21 +171,27 @@ def _check_unique(values: list[Any], what: str, path: str | os.PathLike) -> None
 
 
 def _check_references(
-    annotations: Iterable[dict[str, Any]], images: dict[Any, int], classes: dict[Any, int], path: str | os.PathLike
+    annotations: Iterable[dict[str, Any]],
+    images: dict[Any, int],
+    classes: dict[Any, int],
+    path: str | os.PathLike,
 ) -> None:
     for annotation in annotations:
         where = f"annotation file {path}: annotation {annotation['id']}"
         if annotation["image_id"] not in images:
-            raise ValueError(f"{where} refers to the unknown image {annotation['image_id']}: add it to 'images'")
+            raise ValueError(
+                f"{where} refers to the unknown image {annotation['image_id']}: add it to 'images'"
+            )
         if annotation["category_id"] not in classes:
             raise ValueError(
                 f"{where} of image {annotation['image_id']} refers to the unknown category "
-                f"{annotation['category_id']}: expected one of {_shorten(sorted(classes))}"
+                f"{annotation['category_id']}: expected one of {_shorten(list(classes))}"
             )
         box = annotation["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
             raise ValueError(
-                f"{where} of image {annotation['image_id']} has bbox {_shorten(box)}, expected four numbers x, y, w, h"
+                f"{where} of image {annotation['image_id']} has bbox {_shorten(box)}, "
+                f"expected four numbers x, y, w, h"
             )
 
 
@@ -198,8 +215,8 @@ def _report_bad_boxes(
     logger.warning("%s: left out", message)
 
 
-def _sort_key(image_id: Any) -> tuple[bool, Any]:
-    return isinstance(image_id, str), image_id
+def _sort_key(id_: Any) -> tuple[bool, Any]:
+    return isinstance(id_, str), id_
 
 
 def _shorten(value: Any, length: int = 120) -> str:

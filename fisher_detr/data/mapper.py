@@ -9,7 +9,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
-# Boxes with a side below this many pixels (of the model's input) teach nothing and make the GIoU loss degenerate.
+# Boxes with a side below this many pixels of the model's input teach nothing and make the GIoU degenerate.
 MIN_SIDE = 1.0
 
 
@@ -25,7 +25,7 @@ class DetrDatasetMapper:
         """Set up; with a config: `DetrDatasetMapper(cfg, is_train)`.
 
         Args:
-            is_train: whether the augmentations are random; in training, boxes that leave the image are dropped.
+            is_train: in training, boxes that the augmentations move out of the image are dropped.
             augmentations: applied in order to the image and the boxes.
             image_format: of the image tensor: "RGB" or "BGR".
         """
@@ -49,8 +49,8 @@ class DetrDatasetMapper:
             record: in Detectron2's standard format.
 
         Returns:
-            The record without "annotations", with `image` (uint8 `[3, H, W]`) and, where the record is annotated,
-            `instances` (gt_boxes xyxy in pixels of `image`, gt_classes; crowd regions left out).
+            The record without "annotations", with `image` (uint8 `[3, H, W]`) and, where the record is
+            annotated, `instances` (gt_boxes xyxy in pixels of `image`, gt_classes; crowd regions left out).
 
         Raises:
             OSError: the image cannot be read.
@@ -60,7 +60,9 @@ class DetrDatasetMapper:
         transforms = self.augmentations(augmented)
         output["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if "annotations" in record:
-            output["instances"] = self._instances(record["annotations"], transforms, augmented.image.shape[:2])
+            output["instances"] = self._instances(
+                record["annotations"], transforms, augmented.image.shape[:2]
+            )
         return output
 
     def _read_image(self, record: dict[str, Any]) -> np.ndarray:
@@ -126,8 +128,14 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         augmentations.append(T.RandomApply(crop, detr.CROP_PROB))
     if detr.COLOR > 0:
         low, high = 1 - detr.COLOR, 1 + detr.COLOR
-        augmentations += [T.RandomBrightness(low, high), T.RandomContrast(low, high), T.RandomSaturation(low, high)]
+        augmentations += [
+            T.RandomBrightness(low, high),
+            T.RandomContrast(low, high),
+            T.RandomSaturation(low, high),
+        ]
     augmentations.append(
-        T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+        T.ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+        )
     )
     return augmentations

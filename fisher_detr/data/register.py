@@ -41,7 +41,8 @@ class CocoDataset:
         annotations = read_annotations(self.json_file, self.drop_bad_boxes)
         if not os.path.isdir(self.image_root):
             raise FileNotFoundError(
-                f"image root {self.image_root} of data set {self.name!r} is not a folder: check DATASETS.REGISTER"
+                f"image root {self.image_root} of data set {self.name!r} is no folder: "
+                "check DATASETS.REGISTER"
             )
         MetadataCatalog.get(self.name).set(
             thing_classes=list(annotations.category_names),
@@ -83,9 +84,9 @@ def register_from_config_strings(
     Registering a set again is fine.
 
     Args:
-        entries: each "name:annotations.json:image_root"; relative paths are relative to the working directory.
-            The name and the image root hold no colon.
-        used: names of the sets that are read and checked now; the others are read on their first use. None: all.
+        entries: each "name:annotations.json:image_root"; relative paths are relative to the working
+            directory. The name and the image root hold no colon.
+        used: names of the sets that are read and checked now; the others are read on first use. None: all.
         drop_bad_boxes: see `read_annotations`.
 
     Returns:
@@ -93,7 +94,7 @@ def register_from_config_strings(
 
     Raises:
         FileNotFoundError: no annotation file or image root.
-        ValueError: a malformed entry, a broken annotation file, or a name that is registered with other paths.
+        ValueError: a malformed entry, a broken annotation file, or a name registered with other paths.
     """
     datasets = [_register(CocoDataset(*parse_entry(entry), drop_bad_boxes)) for entry in entries]
     for dataset in datasets:
@@ -123,7 +124,11 @@ def _register(dataset: CocoDataset) -> CocoDataset:
         )
         return dataset
     known = DatasetCatalog[dataset.name]
-    same = isinstance(known, CocoDataset) and (dataset.json_file, dataset.image_root, dataset.drop_bad_boxes) == (
+    same = isinstance(known, CocoDataset) and (
+        dataset.json_file,
+        dataset.image_root,
+        dataset.drop_bad_boxes,
+    ) == (
         known.json_file,
         known.image_root,
         known.drop_bad_boxes,
@@ -132,7 +137,8 @@ def _register(dataset: CocoDataset) -> CocoDataset:
         metadata = MetadataCatalog.get(dataset.name)
         raise ValueError(
             f"data set {dataset.name!r} is registered already with {metadata.get('json_file')} and "
-            f"{metadata.get('image_root')}, now {dataset.json_file} and {dataset.image_root}: give it another name"
+            f"{metadata.get('image_root')}, now {dataset.json_file} and {dataset.image_root}: "
+            "choose another name"
         )
     return known
 

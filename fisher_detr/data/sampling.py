@@ -26,7 +26,9 @@ def sample_calibration_images(records: list[dict[str, Any]], count: int, seed: i
         ValueError: no images to sample from, or a count below 1.
     """
     if count < 1 or not records:
-        raise ValueError(f"calibration sample of {count} images from {len(records)}: expected at least one of each")
+        raise ValueError(
+            f"calibration sample of {count} images from {len(records)}: expected at least one of each"
+        )
     if count > len(records):
         logger.warning("Calibration: %d images asked for, %d available: all are taken", count, len(records))
     ordered = sorted(records, key=_stable_key)

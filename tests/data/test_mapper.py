@@ -1,0 +1,117 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.structures import BoxMode
+
+from fisher_detr.config import add_fisher_detr_config
+from fisher_detr.data import DetrDatasetMapper
+from fisher_detr.data.mapper import clip_boxes
+
+HEIGHT, WIDTH = 40, 64
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_fisher_detr_config(cfg)
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (32, 80), 100
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 80, 200
+    cfg.INPUT.DETR_AUG.COLOR = 0.3
+    return cfg
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A red rectangle on a gradient; its box is the first annotation, a crowd region the second."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[..., 0] = np.arange(WIDTH)
+    image[10:26, 20:44] = (0, 0, 255)  # BGR
+    path = str(tmp_path / "image.png")
+    cv2.imwrite(path, image)
+    annotations = [
+        {"bbox": [20, 10, 24, 16], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 3, "iscrowd": 0},
+        {"bbox": [0, 0, 9, 9], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1, "iscrowd": 1},
+    ]
+    return {"file_name": path, "image_id": 5, "height": HEIGHT, "width": WIDTH, "annotations": annotations}
+
+
+def test_inference_resizes_and_keeps_the_ground_truth(cfg, record):
+    output = DetrDatasetMapper(cfg, False)(record)
+    assert output["image"].shape == (3, 80, 128) and output["image"].dtype == torch.uint8
+    assert output["image"][:, 40, 64].tolist() == [255, 0, 0], "RGB"
+    assert (output["height"], output["width"], output["image_id"]) == (HEIGHT, WIDTH, 5)
+    assert output["instances"].gt_boxes.tensor.tolist() == [[40, 20, 88, 52]]
+    assert output["instances"].gt_classes.tolist() == [3], "crowd regions are left out"
+    assert len(record["annotations"]) == 2 and "annotations" not in output
+
+
+def test_boxes_follow_the_pixels_through_random_augmentation(cfg, record):
+    cfg.INPUT.DETR_AUG.COLOR = 0.0
+    cfg.INPUT.DETR_AUG.CROP_PROB, cfg.INPUT.DETR_AUG.CROP_MIN = 1.0, 0.2
+    np.random.seed(0)  # noqa: NPY002 - Detectron2's augmentations draw from NumPy's global state
+    mapper = DetrDatasetMapper(cfg, True)
+    kept = 0
+    for _ in range(50):
+        output = mapper(record)
+        ys, xs = np.nonzero(output["image"][0].numpy() > 127)
+        for box in output["instances"].gt_boxes.tensor.numpy():
+            seen = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            assert np.abs(box - seen).max() <= 2.0, "half a pixel of the image, at most 2.5 times enlarged"
+            kept += 1
+    assert 10 < kept < 50, "the crop sometimes cuts the object off"
+
+
+def test_colour_stays_in_range(cfg, record):
+    output = DetrDatasetMapper(cfg, True)(record)
+    assert output["image"].dtype == torch.uint8
+
+
+def test_clip_boxes_keeps_what_has_its_centre_inside():
+    boxes = np.array(
+        [[-8, 2, 10, 12], [-12, 2, 10, 12], [5, 5, 5.5, 12], [0, 0, 50, 30], [60, 2, 70, 12]], float
+    )
+    clipped, keep = clip_boxes(boxes, (30, 50))
+    assert keep.tolist() == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]  # centres at x = 1, -1; 0.5 px wide; all; x = 65
+    assert clipped[0].tolist() == [0, 2, 10, 12]
+
+
+def test_image_without_annotations(cfg, record):
+    output = DetrDatasetMapper(cfg, True)(record | {"annotations": []})
+    assert len(output["instances"]) == 0 and output["instances"].gt_boxes.tensor.shape == (0, 4)
+    assert "instances" not in DetrDatasetMapper(cfg, False)(
+        {k: v for k, v in record.items() if k != "annotations"}
+    )
+
+
+def test_built_without_a_config(record):
+    mapper = DetrDatasetMapper(True, augmentations=[T.Resize((20, 32))], image_format="BGR")
+    output = mapper(record)
+    assert output["image"].shape == (3, 20, 32) and output["image"][:, 9, 16].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("content", [b"no image", None, "half"])
+def test_unreadable_image_names_the_file(cfg, record, tmp_path, content):
+    path = tmp_path / "broken.png"
+    if content == "half":
+        content = (tmp_path / "image.png").read_bytes()[:60]
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OSError, match=r"image .*broken\.png \(image id 5\) cannot be read") as error:
+        DetrDatasetMapper(cfg, True)(record | {"file_name": str(path)})
+    assert "\n" not in str(error.value)
+
+
+def test_image_of_another_size_than_annotated(cfg, record):
+    with pytest.raises(SizeMismatchError, match=r"image\.png"):
+        DetrDatasetMapper(cfg, True)(record | {"width": WIDTH + 1})
