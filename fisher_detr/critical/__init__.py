@@ -3,4 +3,10 @@
 from fisher_detr.critical.sets import resolve_category_set, resolve_category_sets
 from fisher_detr.critical.transform import collapse_labels, collapse_logits, num_collapsed
 
-__all__ = ["collapse_labels", "collapse_logits", "num_collapsed", "resolve_category_set", "resolve_category_sets"]
+__all__ = [
+    "collapse_labels",
+    "collapse_logits",
+    "num_collapsed",
+    "resolve_category_set",
+    "resolve_category_sets",
+]

@@ -38,7 +38,7 @@ def resolve_category_sets(specs: Iterable[str], metadata: CategoryMetadata) -> l
             known = sets.setdefault(category_set.name, category_set)
             if known != category_set:
                 raise ValueError(
-                    f"two different category sets are called {category_set.name!r} (the second from {spec!r}): "
+                    f"two category sets are called {category_set.name!r} (the second from {spec!r}): "
                     f"name one of them, as in 'other_name={spec}'"
                 )
     return list(sets.values())
@@ -47,9 +47,9 @@ def resolve_category_sets(specs: Iterable[str], metadata: CategoryMetadata) -> l
 def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
     """Resolve one critical set C.
 
-    A member is looked up as a super-category first, then as a category, then as a data set id; "supercategory:fish",
-    "category:fish" and "id:3" leave no choice. Without "name=" the set is called after its members, with `_` for what
-    is no letter or digit.
+    A member is looked up as a super-category first, then as a category, then as a data set id;
+    "supercategory:fish", "category:fish" and "id:3" leave no choice. Without "name=" the set is called after
+    its members, with `_` for what is no letter or digit.
 
     Args:
         spec: "member", "member+member" or "name=member+member".
@@ -61,7 +61,9 @@ def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
     name, _, members = spec.rpartition("=")
     members = [member.strip() for member in members.split("+")]
     if not all(members):
-        raise ValueError(f"critical set {spec!r} has an empty member: write 'category' or 'name=category+category'")
+        raise ValueError(
+            f"critical set {spec!r} has an empty member: write 'category' or 'name=category+category'"
+        )
     indices = sorted({index for member in members for index in _members(member, metadata)})
     name = name.strip() or "_".join(_bare(member) for member in members)
     return CategorySet(re.sub(r"\W+", "_", name, flags=re.ASCII), tuple(indices), len(metadata.thing_classes))
@@ -73,7 +75,8 @@ def _expand(spec: str, metadata: CategoryMetadata) -> list[CategorySet]:
     names = dict.fromkeys(name for name in _supercategories(metadata) if name)
     if not names:
         raise ValueError(
-            "critical sets 'supercategories': the data set's categories have no 'supercategory'; name the sets' categories"
+            "critical sets 'supercategories': the data set gives its categories no super-category; "
+            "write the sets as 'name=category+category'"
         )
     return [resolve_category_set(f"{name}=supercategory:{name}", metadata) for name in names]
 
