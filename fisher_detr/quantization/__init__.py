@@ -1,0 +1,24 @@
+"""Fake quantization of any model of convolutions and linear layers, from outside."""
+
+from fisher_detr.quantization.calibration import (
+    calibrate_activations,
+    calibrate_weights,
+    observe_activations,
+    set_activation_ranges,
+)
+from fisher_detr.quantization.coverage import CoverageReport, ProductCoverage, WeightCoverage
+from fisher_detr.quantization.fake_quantizer import ActivationQuantizer, FakeQuantizer, WeightQuantizer
+from fisher_detr.quantization.fold import fold_batch_norm, freeze_batch_norm
+from fisher_detr.quantization.layers import QuantAttentionProducts, QuantConv2d, QuantizedLayer, QuantLinear
+from fisher_detr.quantization.packed import (
+    PackedWeight,
+    pack_levels,
+    pack_weights,
+    packed_bytes,
+    unpack_levels,
+)
+from fisher_detr.quantization.primitives import dequantize, fake_quantize, quantize
+from fisher_detr.quantization.ranges import RangeMethod
+from fisher_detr.quantization.scales import quantization_error, weight_scale
+from fisher_detr.quantization.selection import layer_infos, quantizable_layers
+from fisher_detr.quantization.swap import quantize_model

@@ -1,0 +1,163 @@
+"""Sets the scales of a quantized model: of weights from their values, of activations from sample batches."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fisher_detr.quantization.fake_quantizer import ActivationQuantizer, FakeQuantizer, bypassed
+from fisher_detr.quantization.histogram import Histogram
+from fisher_detr.quantization.layers import QuantizedLayer
+from fisher_detr.quantization.ranges import RangeMethod, activation_range
+from fisher_detr.quantization.selection import quantizable_layers
+from fisher_detr.structures import ScaleMethod
+
+logger = logging.getLogger(__name__)
+
+
+def calibrate_weights(
+    model: nn.Module, method: ScaleMethod = ScaleMethod.MAX, fisher: Mapping[str, Tensor] | None = None
+) -> None:
+    """Set the scales of all weight quantizers from the present weights.
+
+    Args:
+        model: a quantized model.
+        method: max, mse or fisher.
+        fisher: for `fisher`: the Fisher diagonal of every quantized layer's weight, by layer name.
+
+    Raises:
+        ValueError: `fisher` lacks a layer, or a weight is not finite.
+    """
+    layers = {n: m for n, m in quantizable_layers(model).items() if isinstance(m, QuantizedLayer)}
+    fisher = fisher if ScaleMethod(method) is ScaleMethod.FISHER else {}
+    missing = [name for name in layers if method == ScaleMethod.FISHER and name not in (fisher or {})]
+    if missing:
+        raise ValueError(f"scale method 'fisher' needs the Fisher diagonal of {', '.join(missing)}")
+    for name, layer in layers.items():
+        try:
+            layer.weight_quantizer.calibrate(layer.weight, method, fisher.get(name))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+def calibrate_activations(
+    model: nn.Module,
+    batches: Iterable[Any],
+    method: RangeMethod = RangeMethod.MSE,
+    *,
+    percentile: float = 99.99,
+    quantized_weights: bool = True,
+    forward: Callable[[Any], Any] | None = None,
+) -> None:
+    """Set the ranges of all activation quantizers from forward passes: observe, then set.
+
+    Args:
+        model: a quantized model.
+        batches: see `observe_activations`, as for `quantized_weights` and `forward`.
+        method: max, percentile or mse.
+        percentile: see `ranges.activation_range`.
+        quantized_weights: observe behind quantized or behind float weights.
+        forward: runs the model on a batch.
+    """
+    histograms = observe_activations(model, batches, quantized_weights=quantized_weights, forward=forward)
+    set_activation_ranges(model, histograms, method, percentile=percentile)
+
+
+def observe_activations(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    quantized_weights: bool = True,
+    forward: Callable[[Any], Any] | None = None,
+) -> dict[str, Histogram]:
+    """Collect the values at all activation quantizers.
+
+    Activations pass through unquantized meanwhile. The model runs in eval mode and without gradients; its
+    modes are restored. The histograms of float weights serve every bit allocation of one float model.
+
+    Args:
+        model: a quantized model.
+        batches: what `forward` takes, one after the other.
+        quantized_weights: observe behind quantized weights, as in deployment, or behind the float weights.
+        forward: runs the model on a batch; default: the model itself.
+
+    Returns:
+        dict: one histogram for each quantizer that was reached, by its module path.
+
+    Raises:
+        ValueError: there are no batches, or a value is not finite.
+    """
+    kinds = (ActivationQuantizer,) if quantized_weights else (FakeQuantizer,)
+    histograms: dict[str, Histogram] = {}
+    num_batches = 0
+    with _in_eval_mode(model), bypassed(model, *kinds), _observed(model, histograms), torch.no_grad():
+        for batch in batches:
+            (forward or model)(batch)
+            num_batches += 1
+    if not num_batches:
+        raise ValueError("calibration got no batches: pass at least one batch of images")
+    return histograms
+
+
+def set_activation_ranges(
+    model: nn.Module,
+    histograms: Mapping[str, Histogram],
+    method: RangeMethod = RangeMethod.MSE,
+    *,
+    percentile: float = 99.99,
+) -> None:
+    """Set the range of every activation quantizer whose histogram is given; warn of the others.
+
+    Args:
+        model: a quantized model.
+        histograms: from `observe_activations`.
+        method: max, percentile or mse.
+        percentile: see `ranges.activation_range`.
+    """
+    for name, quantizer in _activation_quantizers(model).items():
+        if name in histograms:
+            quantizer.set_range(*activation_range(histograms[name], quantizer.spec, method, percentile))
+        else:
+            logger.warning(
+                "No calibration batch has reached %s: it stays uncalibrated and refuses to run", name
+            )
+
+
+def _activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
+
+
+@contextlib.contextmanager
+def _observed(model: nn.Module, histograms: dict[str, Histogram]) -> Iterator[None]:
+    """Record the inputs of activation quantizers into `histograms`."""
+
+    def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        def record(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            try:
+                histograms.setdefault(name, Histogram()).update(inputs[0])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+        return record
+
+    quantizers = _activation_quantizers(model).items()
+    handles = [quantizer.register_forward_pre_hook(recorder(name)) for name, quantizer in quantizers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,73 @@
+"""A histogram that is filled batch by batch, over a range that grows with the values."""
+
+import math
+
+import torch
+from torch import Tensor
+
+BINS = 8192
+
+
+class Histogram:
+    """Counts of values in `BINS` equal bins over `[-reach, reach]`, where `reach` is a power of two.
+
+    When a value lies outside, the reach doubles and neighbouring bins merge, so every value is seen, memory
+    is bounded, the result does not depend on the order of the batches, and histograms of several processes
+    can be added up. Zeros (a ReLU's, which every range represents exactly) are counted apart.
+
+    Attributes:
+        counts: int64 `[BINS]`, of the values other than 0.
+        zeros: number of values that are exactly 0.
+        low: smallest value, at most 0.
+        high: largest value, at least 0.
+        reach: half the width of the range; 0 before a value other than 0 was seen.
+    """
+
+    def __init__(self):
+        self.counts = torch.zeros(BINS, dtype=torch.int64)
+        self.zeros = 0
+        self.low = self.high = 0.0
+        self.reach = 0.0
+
+    @property
+    def total(self) -> int:
+        """Number of values seen."""
+        return self.zeros + int(self.counts.sum())
+
+    @property
+    def centers(self) -> Tensor:
+        """Middle of each bin, float64 `[BINS]`."""
+        return (torch.arange(BINS, dtype=torch.float64) + 0.5) * (2 * self.reach / BINS) - self.reach
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Add the values of a tensor of any shape.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        x = x.detach().float().flatten()
+        if not x.numel():
+            return
+        low, high = (bound.item() for bound in torch.aminmax(x))
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError(
+                f"activation values are not finite ({low} to {high}): check the weights and the images"
+            )
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._grow(max(-low, high))
+        nonzero = x[x != 0]
+        self.zeros += x.numel() - nonzero.numel()
+        if nonzero.numel():
+            bins = (nonzero / self.reach).add_(1).mul_(BINS // 2).long().clamp_(max=BINS - 1)
+            self.counts += torch.bincount(bins, minlength=BINS).cpu()
+
+    def _grow(self, largest: float) -> None:
+        if largest <= self.reach or largest == 0:
+            return
+        reach = 2.0 ** math.frexp(largest)[1]
+        while 0 < self.reach < reach:
+            merged = self.counts.view(-1, 2).sum(dim=1)
+            self.counts = torch.nn.functional.pad(merged, (BINS // 4, BINS // 4))
+            self.reach *= 2
+        self.reach = reach
