@@ -67,9 +67,13 @@ class CategorySet:
         if not self.indices:
             raise ValueError(f"category set {self.name!r} is empty: name at least one category")
         if list(self.indices) != sorted(set(self.indices)):
-            raise ValueError(f"category set {self.name!r}: indices {self.indices} must ascend without repetition")
+            raise ValueError(
+                f"category set {self.name!r}: indices {self.indices} must ascend without repetition"
+            )
         if self.indices[0] < 0 or self.indices[-1] >= self.num_classes:
-            raise ValueError(f"category set {self.name!r}: indices {self.indices} outside [0, {self.num_classes})")
+            raise ValueError(
+                f"category set {self.name!r}: indices {self.indices} outside [0, {self.num_classes})"
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -86,7 +90,8 @@ class QuantSpec:
 
     Attributes:
         bits: width in bits, 2 to 8.
-        symmetric: zero is the integer 0 and the range is `[-(2^(b-1) - 1), 2^(b-1) - 1]`; otherwise affine `[0, 2^b - 1]`.
+        symmetric: zero is the integer 0 and the range is `[-(2^(b-1) - 1), 2^(b-1) - 1]`; otherwise affine
+            `[0, 2^b - 1]`.
         per_channel: one scale for each slice of dimension 0; otherwise one scale for the tensor.
     """
 
@@ -113,7 +118,8 @@ class QuantSpec:
 class Objective:
     """What a plan minimises: the Fisher information of both objectives as one (method.md section 3).
 
-    `square_of_sum` takes `E[(a_A g_A + a_F g_F)^2]`, `sum_of_normalized` takes `a_A I_A / tr I_A + a_F I_F / tr I_F`.
+    `square_of_sum` takes `E[(a_A g_A + a_F g_F)^2]`, `sum_of_normalized` takes
+    `a_A I_A / tr I_A + a_F I_F / tr I_F`.
 
     Attributes:
         overall_weight: a_A, not negative.
@@ -126,11 +132,12 @@ class Objective:
     combine: Combination = Combination.SUM_OF_NORMALIZED
 
     def __post_init__(self):
-        for name, weight in (("overall_weight", self.overall_weight), ("critical_weight", self.critical_weight)):
+        for name in ("overall_weight", "critical_weight"):
+            weight = getattr(self, name)
             if not 0.0 <= weight < float("inf"):
                 raise ValueError(f"{name} {weight}: expected a finite number that is not negative")
         if self.overall_weight == self.critical_weight == 0.0:
-            raise ValueError("overall_weight and critical_weight are both 0: at least one objective must count")
+            raise ValueError("overall_weight and critical_weight are both 0: one of them must count")
 
     def factors(self, traces: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Factor of every term: both forms are linear in the stored terms.
@@ -175,9 +182,10 @@ class LayerInfo:
     num_scales: int
 
     def __post_init__(self):
-        for count in (self.numel, self.num_scales):
+        for field in ("numel", "num_scales"):
+            count = getattr(self, field)
             if not isinstance(count, int) or count < 1:
-                raise ValueError(f"layer {self.name!r}: numel {self.numel!r}, num_scales {self.num_scales!r}: expected 1 or more")
+                raise ValueError(f"layer {self.name!r} has {field} {count!r}: expected 1 or more")
 
     def size_bytes(self, bits: int) -> int:
         """Bytes of the packed weights and their float32 scales at a width."""
@@ -192,7 +200,8 @@ class SensitivityTable:
         layers: L layers.
         widths: W candidate widths in bits, ascending.
         terms: statistics by name, each `[L, W]` float64: the quadratic forms of `E[g_A g_A']` ("overall"),
-            `E[g_A g_F']` ("cross") and `E[g_F g_F']` ("critical") on the quantization error, in units of the loss squared.
+            `E[g_A g_F']` ("cross") and `E[g_F g_F']` ("critical") on the quantization error, in units of the
+            loss squared.
         traces: trace of each layer's Fisher information by the same names, each `[L]`.
         form: diagonal or block.
         standard_errors: of the terms over images, `[L, W]` each; empty where they were not estimated.
@@ -213,7 +222,9 @@ class SensitivityTable:
         check_layers(self.layers)
         check_widths(self.widths)
         if not self.terms or set(self.terms) != set(self.traces):
-            raise ValueError(f"terms {sorted(self.terms)} and traces {sorted(self.traces)}: expected the same names")
+            raise ValueError(
+                f"terms {sorted(self.terms)}, traces {sorted(self.traces)}: expected the same names"
+            )
         num_layers, num_widths = len(self.layers), len(self.widths)
         for field in ("terms", "standard_errors", "linear", "traces"):
             shape = (num_layers,) if field == "traces" else (num_layers, num_widths)
@@ -270,7 +281,7 @@ class BitAllocation:
             if not _is_width(bits):
                 raise ValueError(f"layer {name!r} has width {bits!r}: expected {MIN_BITS} to {MAX_BITS} bits")
         if self.size_bytes > self.budget_bytes:
-            raise ValueError(f"a plan of {self.size_bytes} bytes exceeds its budget of {self.budget_bytes} bytes")
+            raise ValueError(f"a plan of {self.size_bytes} bytes exceeds its budget of {self.budget_bytes}")
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON, atomically."""
@@ -303,7 +314,7 @@ def check_layers(layers: Sequence[LayerInfo]) -> None:
 def check_widths(widths: Sequence[int]) -> None:
     """Raise ValueError unless the candidate widths ascend within what the quantizer can do."""
     if not widths or not all(map(_is_width, widths)) or list(widths) != sorted(set(widths)):
-        raise ValueError(f"widths {list(widths)}: expected ascending whole numbers from {MIN_BITS} to {MAX_BITS}")
+        raise ValueError(f"widths {list(widths)}: expected ascending whole numbers, {MIN_BITS} to {MAX_BITS}")
 
 
 _ARRAYS = ("terms", "traces", "standard_errors", "linear")
@@ -324,8 +335,8 @@ def _total_trace(term: str, traces: np.ndarray) -> float:
     total = float(np.sum(traces))
     if not total > 0.0:
         raise ValueError(
-            f"the Fisher trace of {term!r} is {total:g} on every layer: its loss does not depend on these weights "
-            "on any calibration image; calibrate on other images or set its weight to 0"
+            f"the Fisher trace of {term!r} is {total:g}: its loss does not depend on these weights on any "
+            "calibration image; calibrate on other images or set its weight to 0"
         )
     return total
 

@@ -19,18 +19,20 @@ def combine(table: SensitivityTable, objective: Objective) -> np.ndarray:
         `[L, W]` float64, not negative.
 
     Raises:
-        ValueError: a term that counts is not in the table, its trace is zero, or the terms contradict each other.
+        ValueError: a term that counts is not in the table or is zero, or the terms contradict each other.
     """
     factors = objective.factors(table.traces)
     parts = np.stack([factor * table.terms[term] for term, factor in factors.items()])
     cost = parts.sum(axis=0)
     if (cost < -_ROUNDING * np.abs(parts).sum(axis=0)).any():
-        raise ValueError(f"the terms {sorted(factors)} combine to a negative sensitivity: they are not from one estimate")
+        raise ValueError(
+            f"the terms {sorted(factors)} combine to a negative sensitivity: they are not from one estimate"
+        )
     return cost.clip(min=0.0)
 
 
 def make_monotone(cost: np.ndarray) -> np.ndarray:
-    """Let no width cost less than a wider one: noise of the estimate, seen at 6 bits and more, may say otherwise.
+    """Let no width cost less than a wider one, as noise of the estimate can make it.
 
     Args:
         cost: `[L, W]`, widths ascending.

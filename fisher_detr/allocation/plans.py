@@ -29,7 +29,7 @@ def budget_bytes(layers: Sequence[LayerInfo], average_bits: float) -> int:
 
     Args:
         layers: the layers.
-        average_bits: width in bits, 2 to 8; between whole numbers the bytes are interpolated and rounded down.
+        average_bits: width in bits, 2 to 8; the bytes of 3.5 lie half-way between those of 3 and 4.
     """
     check_layers(layers)
     if not MIN_BITS <= average_bits <= MAX_BITS:
@@ -69,8 +69,8 @@ def allocate(
 ) -> BitAllocation:
     """Choose one width for each layer: the least total cost within a budget, by integer linear programming.
 
-    The plan does not depend on the unit of the cost, and is never worse than the widest uniform plan that fits. Bytes
-    that the optimum leaves go to layers that can be widened at no cost.
+    The plan does not depend on the unit of the cost, and is never worse than the widest uniform plan that
+    fits. Bytes that the optimum leaves go to layers that can be widened at no cost.
 
     Args:
         cost: `[L, W]`, finite and not negative.
@@ -85,14 +85,17 @@ def allocate(
         The plan; `meta` has the "gap" that was proven beside what was given.
 
     Raises:
-        ValueError: the budget is below the smallest plan, or the cost has another shape or is negative or not finite.
+        ValueError: the budget is below the smallest plan, or the cost has another shape, is negative or is
+            not finite.
     """
     cost = _check(cost, layers, widths, gap, time_limit)
     sizes = np.array([[layer.size_bytes(bits) for bits in widths] for layer in layers])
     start = _widest_uniform(sizes, budget, widths)
     choice = solve(cost, sizes, budget, start, gap, time_limit)
     if choice.gap > gap + 1e-6:
-        logger.warning("Bit allocation: a gap of %.2g is left (asked for %.2g): raise the time limit", choice.gap, gap)
+        logger.warning(
+            "Bit allocation: a gap of %.2g is left (asked for %.2g): raise the time limit", choice.gap, gap
+        )
     columns = spend_rest(cost, sizes, budget, choice.columns)
     choice = dataclasses.replace(choice, columns=columns, cost=min(choice.cost, total(cost, columns)))
     plan = BitAllocation(
@@ -102,8 +105,14 @@ def allocate(
         cost=choice.cost,
         meta={**(meta or {}), "gap": choice.gap},
     )
-    logger.info("Bit allocation: cost %.4g (uniform %.4g) in %d of %d bytes, gap %.2g",
-                plan.cost, total(cost, start), plan.size_bytes, budget, choice.gap)
+    logger.info(
+        "Bit allocation: cost %.4g (uniform %.4g) in %d of %d bytes, gap %.2g",
+        plan.cost,
+        total(cost, start),
+        plan.size_bytes,
+        budget,
+        choice.gap,
+    )
     return plan
 
 
@@ -140,21 +149,31 @@ def allocate_arm(
     objective = objective or Objective()
     if arm == Arm.FISHER_OVERALL:
         objective = Objective(objective.overall_weight or 1.0, 0.0, objective.combine)
-    meta |= {"objective": dataclasses.asdict(objective), "form": str(table.form), "sensitivity": dict(table.meta)}
+    meta |= {
+        "objective": dataclasses.asdict(objective),
+        "form": str(table.form),
+        "sensitivity": dict(table.meta),
+    }
     cost = combine(table, objective)
     return allocate(cost, layers, table.widths, budget_bytes(layers, average_bits), gap, time_limit, meta)
 
 
-def _check(cost: np.ndarray, layers: Sequence[LayerInfo], widths: Sequence[int], gap: float, limit: float) -> np.ndarray:
+def _check(
+    cost: np.ndarray, layers: Sequence[LayerInfo], widths: Sequence[int], gap: float, limit: float
+) -> np.ndarray:
     check_layers(layers)
     check_widths(widths)
     cost = np.asarray(cost, dtype=np.float64)
     if cost.shape != (len(layers), len(widths)):
         raise ValueError(f"cost has shape {cost.shape}, expected {len(layers)} layers x {len(widths)} widths")
     if not np.isfinite(cost).all() or (cost < 0.0).any():
-        raise ValueError(f"cost from {cost.min():g} to {cost.max():g}: expected finite numbers that are not negative")
+        raise ValueError(
+            f"cost from {cost.min():g} to {cost.max():g}: expected finite numbers that are not negative"
+        )
     if not 0.0 <= gap < 1.0 or not limit > 0.0:
-        raise ValueError(f"gap {gap} and time limit {limit}: expected a gap in [0, 1) and a limit above 0 seconds")
+        raise ValueError(
+            f"gap {gap} and time limit {limit}: expected a gap in [0, 1) and a limit above 0 seconds"
+        )
     return cost
 
 
@@ -171,10 +190,12 @@ def _widest_uniform(sizes: np.ndarray, budget: int, widths: Sequence[int]) -> np
 
 def _check_table(table: SensitivityTable | None, layers: Sequence[LayerInfo], arm: Arm) -> None:
     if table is None:
-        raise ValueError(f"arm {arm} needs a sensitivity table: compute one or give ALLOCATION.SENSITIVITY_FILE")
+        raise ValueError(
+            f"arm {arm} needs a sensitivity table: compute one or give ALLOCATION.SENSITIVITY_FILE"
+        )
     if tuple(table.layers) != tuple(layers):
         other = sorted({layer.name for layer in set(table.layers) ^ set(layers)})
         raise ValueError(
-            f"the sensitivity table is of other layers than the model's ({len(table.layers)} and {len(layers)}; "
-            f"differing: {other[:5] or 'their order'}): compute it again for this model and these settings"
+            f"the sensitivity table has {len(table.layers)} layers, the model {len(layers)}; they differ in "
+            f"{other[:5] or 'their order'}: compute it again for this model and these settings"
         )

@@ -1,7 +1,8 @@
 """Multiple-choice integer programs by HiGHS, made independent of the unit of the cost.
 
-HiGHS works with absolute tolerances: costs far from 1 are solved wrongly without a word. So it sees every program in
-units of the best choice known (at first the uniform plan costs 1e3), and again where a far better one has turned up.
+HiGHS works with absolute tolerances: costs far from 1 are solved wrongly without a word. So it sees every
+program in units of the best choice known (at first the uniform plan costs 1e3), and again where a far better
+one has turned up.
 """
 
 import dataclasses
@@ -12,8 +13,9 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
 _REFERENCE_COST = 1e3  # of the best choice known, as HiGHS sees it
+_ABSOLUTE_GAP = 1e-6  # at which HiGHS stops whatever it is asked for; SciPy cannot set it
 _NEW_UNITS = 0.5  # solve again where the cost fell below this part of the old
-_SIGNIFICANT_BITS = 30  # of the scaled costs (1e-9), so that the unit of the cost leaves no trace in their rounding
+_SIGNIFICANT_BITS = 30  # of the scaled costs (1e-9): the unit of the cost leaves no trace in their rounding
 _MAX_SOLVES = 50
 
 
@@ -37,7 +39,9 @@ class Choice:
         return max(0.0, 1.0 - self.bound / self.cost) if self.cost > 0.0 else 0.0
 
 
-def solve(cost: np.ndarray, sizes: np.ndarray, budget: int, start: np.ndarray, gap: float, time_limit: float) -> Choice:
+def solve(
+    cost: np.ndarray, sizes: np.ndarray, budget: int, start: np.ndarray, gap: float, time_limit: float
+) -> Choice:
     """Minimise `sum_l cost[l, b_l]` subject to `sum_l sizes[l, b_l] <= budget`.
 
     Args:
@@ -58,11 +62,11 @@ def solve(cost: np.ndarray, sizes: np.ndarray, budget: int, start: np.ndarray, g
     limit = room
     for _ in range(_MAX_SOLVES):
         seconds = deadline - time.monotonic()
-        if best.gap <= gap or limit <= 0 or seconds <= 0.0:
+        if best.gap <= gap or limit < 0 or seconds <= 0.0:
             break
-        result = _solve_scaled(cost, extra / room, limit / room, best, gap, seconds)
+        result = _solve_scaled(cost, extra / max(room, 1), limit / max(room, 1), best, gap, seconds)
         if limit == room and result.mip_dual_bound is not None:
-            bound = result.mip_dual_bound * best.cost / _REFERENCE_COST
+            bound = (result.mip_dual_bound - _ABSOLUTE_GAP) * best.cost / _REFERENCE_COST
             best = dataclasses.replace(best, bound=min(max(best.bound, bound), best.cost))
         if result.x is None:
             break
@@ -122,7 +126,10 @@ def _solve_scaled(
         scaled.ravel(),
         integrality=np.ones(cost.size),
         bounds=Bounds(0.0, useful.ravel().astype(float)),
-        constraints=[LinearConstraint(one_width, 1.0, 1.0), LinearConstraint(extra.reshape(1, -1), -np.inf, limit)],
+        constraints=[
+            LinearConstraint(one_width, 1.0, 1.0),
+            LinearConstraint(extra.reshape(1, -1), -np.inf, limit),
+        ],
         options={"mip_rel_gap": gap, "time_limit": seconds},
     )
 

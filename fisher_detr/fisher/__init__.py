@@ -1,4 +1,4 @@
-"""Fisher information and sensitivity, from a loss callable and named parameters (method.md sections 2 and 3)."""
+"""Fisher information and sensitivity, from a loss callable and named parameters."""
 
 from fisher_detr.fisher.block import BlockEstimate, estimate_block_sensitivity
 from fisher_detr.fisher.diagonal import ErrorFn, FisherEstimate, diagonal_sensitivity, estimate_fisher

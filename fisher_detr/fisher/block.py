@@ -18,7 +18,7 @@ from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable
 class BlockEstimate:
     """What one pass over N images leaves for L layers and W widths: a few numbers for each image.
 
-    Everything else follows: quadratic forms for any weights of the objectives, linear terms, standard errors, split halves.
+    Everything else follows: quadratic forms, linear terms, standard errors, split halves.
 
     Attributes:
         layers: the L layers.
@@ -33,7 +33,7 @@ class BlockEstimate:
     image_traces: Mapping[str, np.ndarray]
 
     def table(self, meta: Mapping[str, Any] | None = None) -> SensitivityTable:
-        """Sensitivity `d'I_l d = E[(g'd)^2]` of every layer and width, with standard errors and the linear `E[g]'d`."""
+        """Sensitivity `d'I_l d = E[(g'd)^2]` of every layer and width, with standard errors and `E[g]'d`."""
         products = quadratic_forms(self.projections)
         num_images = len(next(iter(products.values())))
         errors = {term: standard_error(values) for term, values in products.items()} if num_images > 1 else {}
@@ -60,8 +60,8 @@ def estimate_block_sensitivity(
 ) -> BlockEstimate:
     """Project every image's gradients on the quantization errors of all layers and widths.
 
-    The errors of all widths are held at once in the model's precision (7 widths of DETR-R50 in float32: 1.1 GB), the
-    gradients of one image at a time. Projections are summed in the model's precision.
+    The errors of all widths are held at once in the model's precision (7 widths of DETR-R50 in float32:
+    1.1 GB), the gradients of one image at a time. Projections are summed in the model's precision.
 
     Args:
         loss_fn: maps one image to scalar losses by objective (see `image_gradients`).
@@ -76,17 +76,19 @@ def estimate_block_sensitivity(
         The estimate; `.table(meta)` is its SensitivityTable.
 
     Raises:
-        ValueError: no samples, an error of another shape, an aliased weight, or a loss or gradient that is not finite.
+        ValueError: no samples, an error of another shape, an aliased weight, or a loss or gradient that is
+            not finite.
     """
     weights = {layer.name: parameters[layer.name] for layer in layers}
     errors = {name: _stack_errors(name, weight, error, widths) for name, weight in weights.items()}
-    projections, grams = [], []
+    projections, products = [], []
     for image, gradients in image_gradients(loss_fn, weights, samples, progress):
-        grams.append(checked_inner_products(gradients, image))
+        products.append(checked_inner_products(gradients, image))
         projections.append(project(gradients, errors))
-    objectives = tuple(gradients)
+        objectives = tuple(gradients)
+        del gradients  # before those of the next image are computed
     by_objective = dict(zip(objectives, np.stack(projections, axis=1), strict=True))  # [N, L, W] each
-    return BlockEstimate(tuple(layers), tuple(widths), by_objective, traces_by_term(grams, objectives))
+    return BlockEstimate(tuple(layers), tuple(widths), by_objective, traces_by_term(products, objectives))
 
 
 def _stack_errors(name: str, weight: Tensor, error: ErrorFn, widths: Sequence[int]) -> Tensor:
@@ -95,6 +97,7 @@ def _stack_errors(name: str, weight: Tensor, error: ErrorFn, widths: Sequence[in
     for bits in widths:
         row = error(name, bits).detach()
         if row.shape != weight.shape:
-            raise ValueError(f"error of layer {name!r} at {bits} bits has shape {tuple(row.shape)}, expected {tuple(weight.shape)}")
+            expected, found = tuple(weight.shape), tuple(row.shape)
+            raise ValueError(f"error of layer {name!r} at {bits} bits has shape {found}, expected {expected}")
         rows.append(row.to(weight).flatten())
     return torch.stack(rows)

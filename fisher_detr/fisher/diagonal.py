@@ -1,4 +1,4 @@
-"""The diagonal and the trace of the empirical Fisher information, and the sensitivity that follows from them."""
+"""Diagonal and trace of the empirical Fisher information, and the sensitivity that follows from them."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,12 +20,12 @@ ErrorFn = Callable[[str, int], Tensor]
 class FisherEstimate:
     """Empirical Fisher information from N images, one image one sample; L layers.
 
-    With two objectives A "overall" and F "critical" the terms are "overall" `E[g_A g_A']`, "cross" `E[g_A g_F']` and
-    "critical" `E[g_F g_F']`.
+    With objectives "overall" (A) and "critical" (F) the terms are "overall" `E[g_A g_A']`, "cross"
+    `E[g_A g_F']` and "critical" `E[g_F g_F']`.
 
     Attributes:
         diagonals: term -> layer -> diagonal, float64, of the shape and on the device of the weight.
-        image_traces: term -> `[N, L]` float64, inner product of the two gradients of each image; layers in the order of
+        image_traces: term -> `[N, L]` float64, inner product of each image's two gradients; layers ordered as in
             `diagonals`.
     """
 
@@ -48,14 +48,13 @@ class FisherEstimate:
         return {term: standard_error(values) for term, values in self.image_traces.items()}
 
     def combined(self, objective: Objective) -> dict[str, Tensor]:
-        """Diagonal of the combined Fisher information by layer, float64: the weights of a Fisher-weighted scale."""
+        """Diagonal of the combined Fisher information by layer, float64: for Fisher-weighted scales."""
         factors = objective.factors(self.traces)
-        layers = next(iter(self.diagonals.values()))
-        # Rounding can leave -1e-20 where the two gradients cancel.
-        return {
-            layer: sum(factor * self.diagonals[term][layer] for term, factor in factors.items()).clamp_min(0.0)
-            for layer in layers
-        }
+        combined = {}
+        for layer in next(iter(self.diagonals.values())):
+            diagonal = sum(factor * self.diagonals[term][layer] for term, factor in factors.items())
+            combined[layer] = diagonal.clamp_min(0.0)  # rounding leaves -1e-20 where two gradients cancel
+        return combined
 
 
 def estimate_fisher(
@@ -63,7 +62,7 @@ def estimate_fisher(
 ) -> FisherEstimate:
     """Estimate diagonals and traces for every pair of objectives.
 
-    Sums are in float64 whatever the model's precision: three float64 copies of the weights for two objectives.
+    Sums are in float64 whatever the model's precision: with two objectives, three such copies of the weights.
 
     Args:
         loss_fn: maps one image to scalar losses by objective (see `image_gradients`).
@@ -78,12 +77,16 @@ def estimate_fisher(
         ValueError: no samples, an aliased weight, or a loss or gradient that is not finite.
     """
     sums: dict[str, dict[str, Tensor]] = {}
-    grams = []
+    products = []
     for image, gradients in image_gradients(loss_fn, parameters, samples, progress):
-        grams.append(checked_inner_products(gradients, image))
+        products.append(checked_inner_products(gradients, image))
         _accumulate(sums, gradients)
-    diagonals = {term: {k: v / len(grams) for k, v in of_layers.items()} for term, of_layers in sums.items()}
-    return FisherEstimate(diagonals, traces_by_term(grams, tuple(gradients)))
+        objectives = tuple(gradients)
+        del gradients  # before those of the next image are computed
+    for of_layers in sums.values():
+        for diagonal in of_layers.values():
+            diagonal.div_(len(products))
+    return FisherEstimate(sums, traces_by_term(products, objectives))
 
 
 def diagonal_sensitivity(

@@ -21,12 +21,12 @@ def image_gradients(
 ) -> Iterator[tuple[str, Gradients]]:
     """Differentiate every objective on one image at a time: one forward, one backward for each objective.
 
-    The gradients of one image are freed before the next. Weights that are frozen (`requires_grad` False) take part and
-    are as before afterwards. A weight that an objective does not depend on has gradient zero.
+    The gradients of one image are freed before the next. Weights that are frozen (`requires_grad` False) take
+    part and are as before afterwards. A weight that an objective does not depend on has gradient zero.
 
     Args:
-        loss_fn: maps a sample (one image) to scalar losses by objective, the same objectives for every image. It must
-            depend on that image alone: a model in eval mode (no dropout, no batch statistics).
+        loss_fn: maps a sample (one image) to scalar losses by objective, the same objectives for every image.
+            It must depend on that image alone: a model in eval mode (no dropout, no batch statistics).
         parameters: weights by layer name; leaf tensors, each listed once.
         samples: the images.
         progress: show a progress bar.
@@ -41,9 +41,10 @@ def image_gradients(
     objectives: tuple[str, ...] = ()
     constant: set[str] = set()
     with _requiring_grad(parameters):
-        for index, sample in enumerate(tqdm(samples, desc="Fisher information", unit="image", disable=not progress)):
+        images = tqdm(samples, desc="Fisher information", unit="image", disable=not progress)
+        for index, sample in enumerate(images):
             image = describe_sample(index, sample)
-            with torch.enable_grad():
+            with torch.enable_grad():  # not around the loop: the caller's code runs between images
                 losses = loss_fn(sample)
             objectives = objectives or tuple(losses)
             _check_losses(losses, objectives, image)
@@ -53,10 +54,8 @@ def image_gradients(
     if not objectives:
         raise ValueError("no samples: the Fisher information needs at least one image")
     if constant:
-        raise ValueError(
-            f"losses {sorted(constant)} have no gradient on any image: they were computed under torch.no_grad() or "
-            "depend on no weight"
-        )
+        hint = "they were computed under torch.no_grad() or depend on no weight"
+        raise ValueError(f"losses {sorted(constant)} have no gradient on any image: {hint}")
 
 
 def describe_sample(index: int, sample: Any) -> str:
@@ -93,7 +92,9 @@ def _differentiate(losses: Mapping[str, Tensor], parameters: Mapping[str, Tensor
         if not loss.requires_grad:  # a constant, such as the loss of nothing
             gradients[objective] = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
             continue
-        values = torch.autograd.grad(loss, weights, retain_graph=position < len(losses), materialize_grads=True)
+        values = torch.autograd.grad(
+            loss, weights, retain_graph=position < len(losses), materialize_grads=True
+        )
         gradients[objective] = dict(zip(parameters, values, strict=True))
     return gradients
 
@@ -104,7 +105,7 @@ def _check_parameters(parameters: Mapping[str, Tensor]) -> None:
     names: dict[tuple, str] = {}
     for name, weight in parameters.items():
         if not weight.is_leaf:
-            raise ValueError(f"weight {name!r} is computed from other tensors: give the leaf tensors that the loss reads")
+            raise ValueError(f"weight {name!r} is computed from other tensors: give those, its leaves")
         first = names.setdefault((weight.device, weight.data_ptr()), name)
         if first != name:
             raise ValueError(f"weights {first!r} and {name!r} are one tensor: list it once")
@@ -112,12 +113,16 @@ def _check_parameters(parameters: Mapping[str, Tensor]) -> None:
 
 def _check_losses(losses: Mapping[str, Tensor], objectives: tuple[str, ...], image: str) -> None:
     if tuple(losses) != objectives or not losses:
-        raise ValueError(f"{image} has objectives {list(losses)}, expected {list(objectives)}: the same on every image")
+        raise ValueError(
+            f"{image} has objectives {list(losses)}, expected {list(objectives)}: the same on every image"
+        )
     for objective, loss in losses.items():
         if loss.ndim != 0:
-            raise ValueError(f"loss {objective!r} of {image} has shape {tuple(loss.shape)}: expected a scalar")
+            shape = tuple(loss.shape)
+            raise ValueError(f"loss {objective!r} of {image} has shape {shape}: expected a scalar")
         if not torch.isfinite(loss):
-            raise ValueError(f"loss {objective!r} of {image} is {loss.item()}: check the image, its labels and the checkpoint")
+            hint = "check the image, its labels and the checkpoint"
+            raise ValueError(f"loss {objective!r} of {image} is {loss.item()}: {hint}")
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ def term_pairs(objectives: Sequence[str]) -> dict[str, tuple[str, str]]:
         objectives: names, such as ("overall", "critical").
 
     Returns:
-        Pairs by term name: an objective with itself has its name, "overall" with "critical" is "cross", any other
-        pair "first*second".
+        Pairs by term name: an objective with itself has its name, "overall" with "critical" is "cross", any
+        other pair "first*second".
     """
     pairs = itertools.combinations_with_replacement(objectives, 2)
     return {_term_name(first, second): (first, second) for first, second in pairs}
@@ -35,11 +35,12 @@ def inner_products(gradients: Mapping[str, Mapping[str, Tensor]]) -> np.ndarray:
         `[L, O, O]` float64: `g_o'g_p` restricted to each layer; their mean over images is the Fisher trace.
     """
     layers = next(iter(gradients.values()))
-    grams = []
+    products = []
     for layer in layers:
-        stacked = torch.stack([of_layer[layer].flatten() for of_layer in gradients.values()]).double()  # [O, numel]
-        grams.append(stacked @ stacked.T)
-    return torch.stack(grams).cpu().numpy()
+        stacked = torch.stack([of_layer[layer].flatten() for of_layer in gradients.values()])  # [O, numel]
+        stacked = stacked.double()
+        products.append(stacked @ stacked.T)
+    return torch.stack(products).cpu().numpy()
 
 
 def project(gradients: Mapping[str, Mapping[str, Tensor]], errors: Mapping[str, Tensor]) -> np.ndarray:
