@@ -38,7 +38,8 @@ if python_problem(sys.version_info):
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "fisher_detr.json"
 SHARED = "FISHER_DETR_ENVS"
-MIN_FREE = 8e9  # bytes; the environment takes 5.5e9, its downloads 2.3e9 until they are unpacked
+MIN_FREE = 8e9  # bytes; the environment takes 5.5e9, and some of its 2.8e9 of downloads lie beside it
+PART = 12  # requirements that are fetched together; their downloads are gone before the next ones come
 FREE_FOR_CACHE = 12e9  # bytes; with less, the downloads are not kept a second time in pip's cache
 PIP_INSTALL = ("-m", "pip", "install", "--no-deps", "--no-build-isolation")
 NO_NETWORK = re.compile(
@@ -183,11 +184,17 @@ def run(env: Path, *arguments: object) -> None:
     output = []
     for line in process.stdout:
         output.append(line)
-        if re.match(r"\s*Downloading .* MB\)", line) or line.startswith("Installing collected packages"):
-            print("  " + line.split(":")[0].strip(), flush=True)
+        if re.search(r"Downloading .* \(\d{2,}[.\d]* MB\)", line):
+            print("  " + line.strip(), flush=True)
     if process.wait():
         raise SetupError(explain("".join(output)))
     shutil.rmtree(temporary)
+
+
+def parts(lock: Path) -> list[str]:
+    """Cut a lock file into parts of `PART` requirements each, every one with its hashes."""
+    entries = re.split(r"\n(?=\w)", lock.read_text(encoding="utf-8").strip())
+    return ["\n".join(entries[start : start + PART]) + "\n" for start in range(0, len(entries), PART)]
 
 
 def build(env: Path, key: str, root: Path) -> None:
@@ -203,7 +210,9 @@ def build(env: Path, key: str, root: Path) -> None:
     # The small one first, with little patience: without a network it says so soon.
     quick = ["--retries", 2, "--timeout", 20]
     run(env, *PIP_INSTALL, *options, *quick, "--require-hashes", "-r", root / "requirements/build.txt")
-    run(env, *PIP_INSTALL, *options, "--require-hashes", "-r", root / "requirements/lock.txt")
+    for part in parts(root / "requirements/lock.txt"):
+        (env / "part.txt").write_text(part, encoding="utf-8")
+        run(env, *PIP_INSTALL, *options, "--require-hashes", "-r", env / "part.txt")
     print("  Detectron2", flush=True)
     run(env, root / "tools/install_detectron2.py")
     write_stamp(env, key=key, path=str(env))
