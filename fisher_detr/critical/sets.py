@@ -19,18 +19,22 @@ class CategoryMetadata(Protocol):
     thing_supercategories: list[str]
 
 
-def resolve_category_sets(specs: Iterable[str], metadata: CategoryMetadata) -> list[CategorySet]:
-    """Resolve several sets; "supercategories" stands for every super-category as a set of its own.
+def resolve_category_sets(
+    specs: Iterable[str | CategorySet], metadata: CategoryMetadata
+) -> list[CategorySet]:
+    """Resolve several sets.
 
     Args:
-        specs: each as `resolve_category_set` takes it, or "supercategories".
+        specs: each as `resolve_category_set` takes it, or "supercategories" for every super-category as
+            a set of its own, or a set that is resolved already.
         metadata: of the data set.
 
     Returns:
         The sets in the order of `specs`, repetitions left out.
 
     Raises:
-        ValueError: an unknown member, an empty set, or one name for two different sets.
+        ValueError: an unknown member, an empty set, one name for two different sets, or a set that was made
+            for another number of categories.
     """
     sets: dict[str, CategorySet] = {}
     for spec in specs:
@@ -39,7 +43,7 @@ def resolve_category_sets(specs: Iterable[str], metadata: CategoryMetadata) -> l
             if known != category_set:
                 raise ValueError(
                     f"two category sets are called {category_set.name!r} (the second from {spec!r}): "
-                    f"name one of them, as in 'other_name={spec}'"
+                    f"give one of them another name, as in 'name=member+member'"
                 )
     return list(sets.values())
 
@@ -66,19 +70,33 @@ def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
         )
     indices = sorted({index for member in members for index in _members(member, metadata)})
     name = name.strip() or "_".join(_bare(member) for member in members)
+    return _named(name, indices, metadata)
+
+
+def _named(name: str, indices: list[int], metadata: CategoryMetadata) -> CategorySet:
     return CategorySet(re.sub(r"\W+", "_", name, flags=re.ASCII), tuple(indices), len(metadata.thing_classes))
 
 
-def _expand(spec: str, metadata: CategoryMetadata) -> list[CategorySet]:
+def _expand(spec: str | CategorySet, metadata: CategoryMetadata) -> list[CategorySet]:
+    if isinstance(spec, CategorySet):
+        if spec.num_classes != len(metadata.thing_classes):
+            raise ValueError(
+                f"category set {spec.name!r} is one of {spec.num_classes} categories, "
+                f"the data set has {len(metadata.thing_classes)}: resolve it with its metadata"
+            )
+        return [spec]
     if spec != ALL_SUPERCATEGORIES:
         return [resolve_category_set(spec, metadata)]
-    names = dict.fromkeys(name for name in _supercategories(metadata) if name)
-    if not names:
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(_supercategories(metadata)):
+        if name:
+            members.setdefault(name, []).append(index)
+    if not members:
         raise ValueError(
             "critical sets 'supercategories': the data set gives its categories no super-category; "
             "write the sets as 'name=category+category'"
         )
-    return [resolve_category_set(f"{name}=supercategory:{name}", metadata) for name in names]
+    return [_named(name, indices, metadata) for name, indices in members.items()]
 
 
 def _members(member: str, metadata: CategoryMetadata) -> list[int]:

@@ -2,6 +2,7 @@ import pytest
 from detectron2.data import Metadata
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
+from fisher_detr.structures import CategorySet
 
 METADATA = Metadata(name="toy").set(
     thing_classes=["fish", "shark", "traffic light", "pedestrian", "cyclist", "dining-table"],
@@ -65,7 +66,9 @@ def test_every_supercategory_is_a_set():
 
 
 def test_one_name_for_two_sets():
-    with pytest.raises(ValueError, match="two category sets are called 'fish'.*'other_name=category:fish'"):
+    with pytest.raises(
+        ValueError, match="two category sets are called 'fish' .the second from 'category:fish'"
+    ):
         resolve_category_sets(["supercategories", "category:fish"], METADATA)
 
 
@@ -74,3 +77,10 @@ def test_metadata_without_supercategories_or_ids():
     assert resolve_category_set("person", metadata).indices == (0,)
     with pytest.raises(ValueError, match="gives its categories no super-category"):
         resolve_category_sets(["supercategories"], metadata)
+
+
+def test_resolved_sets_pass_through():
+    mine = CategorySet("mine", (1, 2), 6)
+    assert resolve_category_sets([mine, "shark"], METADATA)[0] is mine
+    with pytest.raises(ValueError, match="'mine' is one of 7 categories, the data set has 6"):
+        resolve_category_sets([CategorySet("mine", (1, 2), 7)], METADATA)
