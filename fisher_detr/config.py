@@ -22,6 +22,10 @@ def _add_data(cfg: CN) -> None:
     # COCO-format data sets to register, each "name:annotations.json:image_root".
     cfg.DATASETS.REGISTER = ()
     cfg.INPUT.DETR_AUG = CN()
+    # Images for each forward pass of an evaluation. Batches of different image sizes are padded, which
+    # changes the results a little (the padding leaks through convolutions behind a norm): keep 1 where sizes
+    # differ.
+    cfg.TEST.IMS_PER_BATCH = 1
     # Probability with which a training image is cropped before it is resized.
     cfg.INPUT.DETR_AUG.CROP_PROB = 0.5
     # The crop's smallest side as a part of the image's.
@@ -58,7 +62,8 @@ def _add_detr(cfg: CN) -> None:
     detr.IN_FEATURE = "res5"
     # Losses on every decoder layer, not only on the last.
     detr.DEEP_SUPERVISION = True
-    # Groups of queries in training, each matched on its own (Group DETR, arXiv 2207.13085); inference uses the first.
+    # Groups of queries in training, each matched on its own (Group DETR, arXiv 2207.13085); inference uses
+    # the first.
     detr.QUERY_GROUPS = 1
     # Weights of the terms of the matching cost.
     detr.CLASS_COST = 1.0
@@ -83,8 +88,8 @@ def _add_solver(cfg: CN) -> None:
 
 def _add_critical(cfg: CN) -> None:
     critical = cfg.CRITICAL = CN()
-    # Critical sets C to evaluate: "supercategories" (each is a set), the name of a category or super-category,
-    # or "name=member+member" with members by name, super-category or data set id.
+    # Critical sets C to evaluate: "supercategories" (each is a set), the name of a category or
+    # super-category, or "name=member+member" with members by name, super-category or data set id.
     critical.SETS = ("supercategories",)
     # The set C of the critical objective L_F, in the same form. Empty: no critical objective.
     critical.TARGET = ""

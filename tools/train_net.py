@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Train, resume, evaluate or quantize a detector from a config.
 
-    tools/train_net.py --config-file configs/street/detr_r_small.yaml
-    tools/train_net.py --config-file ... --resume
-    tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
-    tools/train_net.py --config-file ... QUANT.ENABLED True ALLOCATION.ARM fisher_critical
+tools/train_net.py --config-file configs/street/detr_r_small.yaml
+tools/train_net.py --config-file ... --resume
+tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+tools/train_net.py --config-file ... QUANT.ENABLED True ALLOCATION.ARM fisher_critical
 """
 
 import argparse

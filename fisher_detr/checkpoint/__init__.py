@@ -1,5 +1,5 @@
 """Checkpoints: safe to read, never half written, checked against the model."""
 
-from fisher_detr.checkpoint.checkpointer import SafeCheckpointer
+from fisher_detr.checkpoint.checkpointer import SafeCheckpointer, load_tensors
 
-__all__ = ["SafeCheckpointer"]
+__all__ = ["SafeCheckpointer", "load_tensors"]

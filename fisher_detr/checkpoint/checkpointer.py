@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, made safe: no code is unpickled, no file half written, no mismatch passed over."""
+"""Detectron2's checkpointer made safe: nothing unpickled, half written, or mismatched in silence."""
 
 import os
 import pickle
@@ -18,12 +18,14 @@ _SHOWN = 4  # keys named in an error
 class SafeCheckpointer(DetectionCheckpointer):
     """Saves atomically, loads tensors only, and accepts a checkpoint only where it fits the model.
 
-    With `backbone_only` a file that holds the weights of the backbone and nothing else is accepted too, to start a
-    training; names without the prefix `backbone.` are matched by Detectron2's heuristics.
+    With `backbone_only` a file that holds the weights of the backbone and nothing else is accepted too, to
+    start a training; names without the prefix `backbone.` are matched by Detectron2's heuristics.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, backbone_only: bool = False, **checkpointables: Any):
-        """Args are the model, where to save, whether backbone weights are enough, and what else to save and restore."""
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, backbone_only: bool = False, **checkpointables: Any
+    ):
+        """Args are the model, where to save, whether backbone weights are enough, and what else to save."""
         super().__init__(model, save_dir, **checkpointables)
         self.backbone_only = backbone_only
 
@@ -71,23 +73,33 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         known = self.model.state_dict().keys()
         # Batch norm counts its batches in training and not when it is frozen: no mismatch.
-        checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if k in known or not _is_counter(k)}
-        only_backbone = checkpoint.get("matching_heuristics") or all(_in_backbone(k) for k in checkpoint["model"])
+        checkpoint["model"] = {
+            k: v for k, v in checkpoint["model"].items() if k in known or not _is_counter(k)
+        }
+        only_backbone = checkpoint.get("matching_heuristics") or all(
+            _in_backbone(k) for k in checkpoint["model"]
+        )
         incompatible = super()._load_model(checkpoint)
         missing = [key for key in incompatible.missing_keys if not _is_counter(key)]
         if self.backbone_only and only_backbone:
             missing = [key for key in missing if _in_backbone(key)]
         unknown = [] if checkpoint.get("matching_heuristics") else incompatible.unexpected_keys
-        shapes = [f"{key} is {there}, the model has {here}" for key, there, here in incompatible.incorrect_shapes]
+        shapes = [
+            f"{key} is {there}, the model has {here}" for key, there, here in incompatible.incorrect_shapes
+        ]
         if missing or unknown or shapes:
-            raise ValueError(self._mismatch({"other shapes": shapes, "missing keys": missing, "unknown keys": unknown}))
+            raise ValueError(
+                self._mismatch({"other shapes": shapes, "missing keys": missing, "unknown keys": unknown})
+            )
         return incompatible
 
     def _mismatch(self, parts: dict[str, list[str]]) -> str:
-        told = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}" for what, keys in parts.items() if keys)
+        told = "; ".join(
+            f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}" for what, keys in parts.items() if keys
+        )
         return (
-            f"checkpoint {self._path} was made for another model ({told}): use the config it was trained with, "
-            "with its number of classes"
+            f"checkpoint {self._path} was made for another model ({told}): use the config it was trained with,
+            " "with its number of classes"
         )
 
 
@@ -99,11 +111,20 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        ValueError,
+        KeyError,
+    ) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"cannot read checkpoint {path} ({reason}): fetch or make it again") from None
     if not isinstance(loaded, dict):
-        raise ValueError(f"checkpoint {path} holds a {type(loaded).__name__}: expected a dictionary of tensors")
+        raise ValueError(
+            f"checkpoint {path} holds a {type(loaded).__name__}: expected a dictionary of tensors"
+        )
     return loaded
 
 

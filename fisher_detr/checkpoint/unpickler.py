@@ -31,7 +31,8 @@ def load_array_pickle(path: str | os.PathLike) -> dict[str, Any]:
         path: a model file of Detectron2's zoo, such as `R-50.pkl`.
 
     Raises:
-        ValueError: the file is broken, or holds anything but dictionaries, lists, strings, numbers and NumPy arrays.
+        ValueError: the file is broken, or holds anything but dictionaries, lists, strings, numbers and NumPy
+        arrays.
     """
     with open(path, "rb") as file:
         data = _load(file, path)
@@ -43,5 +44,15 @@ def load_array_pickle(path: str | os.PathLike) -> dict[str, Any]:
 def _load(file: BinaryIO, path: str | os.PathLike) -> Any:
     try:
         return _ArrayUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"cannot read model file {path}: {error}; fetch it again, or convert it to .pth") from None
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        KeyError,
+    ) as error:
+        raise ValueError(
+            f"cannot read model file {path}: {error}; fetch it again, or convert it to .pth"
+        ) from None

@@ -1,17 +1,28 @@
 """The commands of tools/train_net.py."""
 
 import argparse
+from typing import Any
 
-from detectron2.engine import DefaultTrainer
+from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 
-from fisher_detr.checkpoint import SafeCheckpointer
+from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
 from fisher_detr.engine.defaults import setup
+from fisher_detr.engine.post_training import (
+    QuantSettings,
+    float_model_for_quantization,
+    insert_quantizers,
+    run_post_training,
+)
 from fisher_detr.engine.trainer import Trainer
+from fisher_detr.modeling import DetrBase
+from fisher_detr.structures import BitAllocation
+
+QUANTIZED_NAME = "model_quantized"
 
 
-def run_training_command(args: argparse.Namespace) -> dict:
-    """Train, resume or evaluate, as the arguments say.
+def run_training_command(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, resume, evaluate or quantize, as the arguments and the config say.
 
     Args:
         args: of `detectron2.engine.default_argument_parser`.
@@ -20,12 +31,55 @@ def run_training_command(args: argparse.Namespace) -> dict:
         the metrics of the last evaluation.
     """
     cfg = setup(args)
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
-        verify_results(cfg, results)
-        return results
-    trainer: DefaultTrainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    if not (args.eval_only or cfg.QUANT.ENABLED):
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    if not args.eval_only:
+        return evaluate(cfg, quantize(cfg))
+    if cfg.QUANT.ENABLED:
+        return evaluate(cfg, load_quantized(cfg))
+    return evaluate(cfg, load_float(cfg, args.resume))
+
+
+def evaluate(cfg: CfgNode, model: DetrBase) -> dict[str, Any]:
+    """Evaluate on DATASETS.TEST and hold the results against TEST.EXPECTED_RESULTS."""
+    results = Trainer.test(cfg, model)
+    verify_results(cfg, results)
+    return results
+
+
+def load_float(cfg: CfgNode, resume: bool = False) -> DetrBase:
+    """The model in full precision with the weights of MODEL.WEIGHTS or, to resume, of the last checkpoint."""
+    model = Trainer.build_model(cfg)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate or quantize")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return model.eval()
+
+
+def quantize(cfg: CfgNode) -> DetrBase:
+    """Quantize MODEL.WEIGHTS after training; save the quantized model beside its allocation."""
+    model, allocation = run_post_training(cfg, load_float(cfg))
+    SafeCheckpointer(model, cfg.OUTPUT_DIR).save(QUANTIZED_NAME, bits=dict(allocation.bits))
+    return model
+
+
+def load_quantized(cfg: CfgNode) -> DetrBase:
+    """A quantized model from a file that `quantize` wrote.
+
+    Raises:
+        ValueError: MODEL.WEIGHTS is a checkpoint in full precision.
+    """
+    bits = load_tensors(cfg.MODEL.WEIGHTS).get("bits")
+    if bits is None:
+        raise ValueError(
+            f"checkpoint {cfg.MODEL.WEIGHTS} is in full precision: leave out --eval-only to quantize it, "
+            "or QUANT.ENABLED to evaluate it as it is"
+        )
+    settings = QuantSettings.from_config(cfg)
+    model = float_model_for_quantization(Trainer.build_model(cfg), settings.fold_norm)
+    insert_quantizers(model, BitAllocation(bits, size_bytes=0, budget_bytes=0), settings)
+    SafeCheckpointer(model, cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+    return model

@@ -5,10 +5,18 @@ import weakref
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    MapDataset,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
+from detectron2.data.samplers import InferenceSampler
 from detectron2.engine import DefaultTrainer
 from detectron2.utils.events import get_event_storage
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fisher_detr.checkpoint import SafeCheckpointer
 from fisher_detr.critical import resolve_category_sets
@@ -28,7 +36,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self):
         """Detectron2's hooks on a checkpointer that never leaves half a file."""
         trainer = weakref.proxy(self)
-        self.checkpointer = SafeCheckpointer(self.model, self.cfg.OUTPUT_DIR, backbone_only=True, trainer=trainer)
+        self.checkpointer = SafeCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, backbone_only=True, trainer=trainer
+        )
         return super().build_hooks()
 
     @classmethod
@@ -52,15 +62,23 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """The images of a data set in order."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=DetrDatasetMapper(cfg, is_train=False))
+        """The images of a data set in order; Detectron2 0.6 knows batches of one image only."""
+        records = DatasetFromList(DatasetCatalog.get(dataset_name), copy=False)
+        images = MapDataset(records, DetrDatasetMapper(cfg, is_train=False))
+        return DataLoader(
+            images,
+            batch_size=cfg.TEST.IMS_PER_BATCH,
+            sampler=InferenceSampler(len(images)),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            collate_fn=list,
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CriticalCategoryEvaluator:
         """Overall AP and AP of every set of CRITICAL.SETS."""
         sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(dataset_name))
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return CriticalCategoryEvaluator(dataset_name, sets, output_dir=folder)
+        return CriticalCategoryEvaluator(dataset_name, sets, output_dir=folder, top_k=cfg.MODEL.DETR.TOP_K)
 
 
 def refuse_non_finite(_model: nn.Module, _inputs: tuple, outputs: object) -> None:
@@ -71,7 +89,9 @@ def refuse_non_finite(_model: nn.Module, _inputs: tuple, outputs: object) -> Non
     """
     if not isinstance(outputs, dict):
         return
-    broken = [f"{name} = {float(value):g}" for name, value in outputs.items() if not torch.isfinite(value).all()]
+    broken = [
+        f"{name} = {float(value):g}" for name, value in outputs.items() if not torch.isfinite(value).all()
+    ]
     if broken:
         raise FloatingPointError(
             f"loss became NaN or infinite at iteration {get_event_storage().iter}: {', '.join(broken)}; "

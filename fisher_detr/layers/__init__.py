@@ -1,4 +1,4 @@
-"""Building blocks in plain torch: attention with explicit projections, position encodings, heads, detections."""
+"""Building blocks in plain torch: attention with explicit projections, position encoding, heads."""
 
 from fisher_detr.layers.attention import AttentionProducts, MultiheadAttention
 from fisher_detr.layers.detections import select_detections

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 class AttentionProducts(nn.Module):
     """`softmax(q k' / sqrt(d)) v`, in a module of its own so that quantization can replace it."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0
+    ) -> Tensor:
         """Attend.
 
         Args:
@@ -29,15 +31,17 @@ class AttentionProducts(nn.Module):
 class MultiheadAttention(nn.Module):
     """Attention of "Attention Is All You Need" with q, k, v and output projections as modules.
 
-    `nn.MultiheadAttention` packs q, k and v into one parameter and never calls its output projection's forward:
-    swapping its layers would quantize nothing.
+    `nn.MultiheadAttention` packs q, k and v into one parameter and never calls its output projection's
+    forward: swapping its layers would quantize nothing.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
         """Args are the width D, the number of heads H (divides D) and the dropout on attention weights."""
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"attention of width {dim} with {num_heads} heads: the heads must divide the width")
+            raise ValueError(
+                f"attention of width {dim} with {num_heads} heads: the heads must divide the width"
+            )
         self.num_heads = num_heads
         self.dropout = dropout
         self.q_proj = nn.Linear(dim, dim)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class SinePositionEncoding(nn.Module):
-    """Two-dimensional sine encoding over the valid part of each image (DETR, arXiv 2005.12872, appendix A.4)."""
+    """Two-dimensional sine encoding over the valid part of each image (DETR, arXiv 2005.12872)."""
 
     def __init__(self, dim: int, temperature: float = 10000.0):
-        """Args are the width D (divisible by 4: half for y, half for x) and the temperature of the frequencies."""
+        """Args are the width D (a multiple of 4: half for y, half for x) and the temperature."""
         super().__init__()
         if dim % 4:
             raise ValueError(f"sine position encoding of width {dim}: expected a multiple of 4")

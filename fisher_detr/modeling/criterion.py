@@ -57,8 +57,8 @@ class SetCriterion:
             box_counts: [N] bool, which of the batch's objects count in the box losses; None: all.
 
         Returns:
-            scalars `loss_ce`, `loss_bbox`, `loss_giou` of the last layer and, with the suffix `_0`, `_1`, ..., of the
-            layers before it.
+            scalars `loss_ce`, `loss_bbox`, `loss_giou` of the last layer and, with the suffix `_0`, `_1`,
+            ..., of the layers before it.
         """
         matching = self.matcher(predictions, targets)
         classes = torch.cat([target.classes for target in targets])
@@ -78,16 +78,22 @@ class SetCriterion:
         no_object = logits.shape[-1] - 1
         labels = torch.full(logits.shape[:-1], no_object, dtype=torch.int64, device=logits.device)
         labels[matching.layer, matching.image, matching.group, matching.query] = classes[matching.target]
-        cross_entropy = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
+        cross_entropy = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(
+            labels
+        )
         weights = torch.where(labels == no_object, self.no_object_weight, 1.0).to(logits.dtype)
         return (weights * cross_entropy).flatten(1).sum(1) / weights.flatten(1).sum(1)
 
-    def _box_losses(self, boxes: Tensor, objects: Tensor, counts: Tensor, matching: Matching) -> dict[str, Tensor]:
+    def _box_losses(
+        self, boxes: Tensor, objects: Tensor, counts: Tensor, matching: Matching
+    ) -> dict[str, Tensor]:
         """L1 and generalized-IoU losses of each layer per counted object, [L]."""
         matched = boxes[matching.layer, matching.image, matching.group, matching.query]  # [M, 4]
         paired = objects[matching.target]
         l1 = (matched - paired).abs().sum(-1)
-        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(paired, "cxcywh", "xyxy"))
+        giou = generalized_box_iou_loss(
+            box_convert(matched, "cxcywh", "xyxy"), box_convert(paired, "cxcywh", "xyxy")
+        )
         weights = counts[matching.target].to(boxes.dtype) / (boxes.shape[2] * self._num_objects(counts))
         return {
             name: boxes.new_zeros(len(boxes)).index_add(0, matching.layer, weights * values)

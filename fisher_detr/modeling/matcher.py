@@ -52,8 +52,12 @@ class HungarianMatcher:
             the pairs, `min(Q, N)` for every layer, image and group.
         """
         layers, _, groups, num_queries, _ = predictions.logits.shape
-        costs = torch.cat([self._image_cost(predictions, b, target) for b, target in enumerate(targets)], dim=-1)
-        host = np.nan_to_num(costs.cpu().numpy(), nan=1e6, posinf=1e6, neginf=-1e6)  # NaN is reported by the trainer
+        costs = torch.cat(
+            [self._image_cost(predictions, b, target) for b, target in enumerate(targets)], dim=-1
+        )
+        host = np.nan_to_num(
+            costs.cpu().numpy(), nan=1e6, posinf=1e6, neginf=-1e6
+        )  # NaN is reported by the trainer
         pairs, first = [], 0
         for image, target in enumerate(targets):
             count = len(target.classes)
@@ -72,6 +76,8 @@ class HungarianMatcher:
         classes = -logits.flatten(0, -2).softmax(-1)[:, target.classes]  # [L G Q, N]
         flat = boxes.flatten(0, -2)
         l1 = torch.cdist(flat, target.boxes, p=1)
-        giou = generalized_box_iou(box_convert(flat, "cxcywh", "xyxy"), box_convert(target.boxes, "cxcywh", "xyxy"))
+        giou = generalized_box_iou(
+            box_convert(flat, "cxcywh", "xyxy"), box_convert(target.boxes, "cxcywh", "xyxy")
+        )
         cost = self.class_cost * classes + self.l1_cost * l1 - self.giou_cost * giou
         return cost.unflatten(0, logits.shape[:-1])

@@ -18,8 +18,15 @@ def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
         strides = [1 if index == 0 else 2, *[1] * (blocks - 1)]
         stages.append(
             ResNet.make_stage(
-                BasicBlock, blocks, stride_per_block=strides, in_channels=channels, out_channels=width, norm=small.NORM
+                BasicBlock,
+                blocks,
+                stride_per_block=strides,
+                in_channels=channels,
+                out_channels=width,
+                norm=small.NORM,
             )
         )
         channels = width
-    return ResNet(stem, stages, out_features=[cfg.MODEL.DETR.IN_FEATURE], freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    return ResNet(
+        stem, stages, out_features=[cfg.MODEL.DETR.IN_FEATURE], freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
+    )

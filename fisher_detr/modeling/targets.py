@@ -14,7 +14,8 @@ class Predictions:
     """Predictions of all decoder layers.
 
     Attributes:
-        logits: [L, B, G, Q, n + 1] (softmax head, no-object last) or [L, B, G, Q, n] (sigmoid head); the last layer last.
+        logits: [L, B, G, Q, n + 1] (softmax head, no-object last) or [L, B, G, Q, n] (sigmoid head); the last
+            layer last.
         boxes: [L, B, G, Q, 4], center x, center y, width, height as parts of the image without padding.
     """
 
@@ -48,7 +49,9 @@ class Targets:
         return cls(instances.gt_classes.to(device), boxes)
 
 
-def targets_of(batched_inputs: list[dict[str, Any]], device: torch.device, dtype: torch.dtype) -> list[Targets]:
+def targets_of(
+    batched_inputs: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
+) -> list[Targets]:
     """Targets of a batch.
 
     Raises:
@@ -56,5 +59,7 @@ def targets_of(batched_inputs: list[dict[str, Any]], device: torch.device, dtype
     """
     missing = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs) if "instances" not in x]
     if missing:
-        raise KeyError(f"inputs without 'instances': {missing[:3]}: losses need a mapper that keeps the annotations")
+        raise KeyError(
+            f"inputs without 'instances': {missing[:3]}: losses need a mapper that keeps the annotations"
+        )
     return [Targets.from_instances(x["instances"], device, dtype) for x in batched_inputs]

@@ -58,7 +58,13 @@ class DecoderLayer(nn.Module):
         self.ffn = FeedForward(dim, hidden_dim, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, queries: Tensor, query_position: Tensor, memory: tuple[Tensor, Tensor, Tensor | None], groups: int):
+    def forward(
+        self,
+        queries: Tensor,
+        query_position: Tensor,
+        memory: tuple[Tensor, Tensor, Tensor | None],
+        groups: int,
+    ):
         """Decode one layer.
 
         Args:
@@ -87,12 +93,23 @@ class Transformer(nn.Module):
     """Encoder and decoder of DETR."""
 
     def __init__(
-        self, *, dim: int, num_heads: int, hidden_dim: int, encoder_layers: int, decoder_layers: int, dropout: float
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        dropout: float,
     ):
         """Args are D, the heads, the hidden width of the feed-forward blocks, the depths, and the dropout."""
         super().__init__()
-        self.encoder = nn.ModuleList(EncoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(decoder_layers))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(encoder_layers)
+        )
+        self.decoder = nn.ModuleList(
+            DecoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(decoder_layers)
+        )
         self.norm = nn.LayerNorm(dim)
         for parameter in self.parameters():
             if parameter.dim() > 1:

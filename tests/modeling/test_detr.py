@@ -26,8 +26,15 @@ def make_cfg(**detr):
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
-    small = dict(NUM_CLASSES=NUM_CLASSES, NUM_QUERIES=10, HIDDEN_DIM=32, NHEADS=4, DIM_FEEDFORWARD=64)
-    for key, value in (small | dict(ENC_LAYERS=2, DEC_LAYERS=2, DROPOUT=0.0) | detr).items():
+    small = {
+        "NUM_CLASSES": NUM_CLASSES,
+        "NUM_QUERIES": 10,
+        "HIDDEN_DIM": 32,
+        "NHEADS": 4,
+        "DIM_FEEDFORWARD": 64,
+    }
+    small |= {"ENC_LAYERS": 2, "DEC_LAYERS": 2, "DROPOUT": 0.0}
+    for key, value in (small | detr).items():
         setattr(cfg.MODEL.DETR, key, value)
     return cfg
 
@@ -91,12 +98,20 @@ def test_losses_equal_transformers(pair):
         predictions = model.decode(model.preprocess(batch))
         logits, boxes = predictions.logits[:, :, 0], predictions.boxes[:, :, 0]
         total, expected, _ = oracle.loss_function(
-            logits[-1], oracle_labels(batch), "cpu", boxes[-1], config, outputs_class=logits, outputs_coord=boxes
+            logits[-1],
+            oracle_labels(batch),
+            "cpu",
+            boxes[-1],
+            config,
+            outputs_class=logits,
+            outputs_coord=boxes,
         )
     weights = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
     assert set(found) == {name for name in expected if "cardinality" not in name}
     for name, value in found.items():
-        torch.testing.assert_close(value, weights[name.removesuffix("_0")] * expected[name], atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            value, weights[name.removesuffix("_0")] * expected[name], atol=1e-4, rtol=0
+        )
     torch.testing.assert_close(sum(found.values()), total, atol=1e-3, rtol=0)
 
 

@@ -7,11 +7,13 @@ from torch import nn
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 
-def build_hf_detr(num_classes: int, *, depths=(2, 2, 2, 2), queries=10, dim=32, layers=2, heads=4) -> nn.Module:
+def build_hf_detr(
+    num_classes: int, *, depths=(2, 2, 2, 2), queries=10, dim=32, layers=2, heads=4
+) -> nn.Module:
     """A random DETR on a ResNet of basic blocks, batch norm statistics not trivial.
 
-    `auxiliary_loss` stays off: with it transformers 5.23 feeds every decoder layer the normalized output of the one
-    before it, which the original DETR does not.
+    `auxiliary_loss` stays off: with it transformers 5.23 feeds every decoder layer the normalized output of
+    the one before it, which the original DETR does not.
     """
     backbone = ResNetConfig(
         layer_type="basic", depths=list(depths), hidden_sizes=[64, 128, 256, 512], out_features=["stage4"]
@@ -51,7 +53,10 @@ def randomize(model: nn.Module) -> None:
 
 
 _TRANSFORMER = [
-    (r"^model\.(?:encoder|decoder)\.layers", lambda m: m.group(0).replace("model.", "transformer.").replace(".layers", "")),
+    (
+        r"^model\.(?:encoder|decoder)\.layers",
+        lambda m: m.group(0).replace("model.", "transformer.").replace(".layers", ""),
+    ),
     (r"^model\.decoder\.layernorm", "transformer.norm"),
     (r"^model\.query_position_embeddings", "query_embed"),
     (r"^model\.input_projection", "input_proj"),

@@ -94,7 +94,9 @@ class Detr(DetrBase):
         """Predict from normalized, padded images."""
         features = self.backbone(images.tensor)[self.in_feature]  # [B, C, H, W]
         valid = valid_pixels(images, features.shape[-2:])
-        tokens, position = (x.flatten(2).transpose(1, 2) for x in (self.input_proj(features), self._positions(valid)))
+        tokens, position = (
+            x.flatten(2).transpose(1, 2) for x in (self.input_proj(features), self._positions(valid))
+        )
         mask = None if bool(valid.all()) else valid.flatten(1)  # [B, S]
         groups = self.query_groups if self.training else 1
         queries = self.query_embed.weight[: groups * self.num_queries]

@@ -65,11 +65,13 @@ class DetrBase(nn.Module):
         """Train or detect.
 
         Args:
-            batched_inputs: for each image `image` [3, H, W] (values as the pixel mean expects them), `instances` with
-                `gt_boxes` and `gt_classes` when training, and optionally `height`, `width` of the output.
+            batched_inputs: for each image `image` [3, H, W] (values as the pixel mean expects them),
+                `instances` with `gt_boxes` and `gt_classes` when training, and optionally `height`, `width`
+                of the output.
 
         Returns:
-            training: the weighted losses. Otherwise for each image `instances` (`pred_boxes` in absolute xyxy of the
+            training: the weighted losses. Otherwise for each image `instances` (`pred_boxes` in absolute xyxy
+                of the
             output size, `scores`, `pred_classes`), and `queries` (`pred_boxes` and `logits` of every query).
         """
         if self.training:
@@ -85,7 +87,9 @@ class DetrBase(nn.Module):
         """The weighted losses of L_A or, with a critical set, of L_F; in training and in eval mode."""
         return self.objectives(batched_inputs, [category_set])[0]
 
-    def objectives(self, batched_inputs: Batch, category_sets: list[CategorySet | None]) -> list[dict[str, Tensor]]:
+    def objectives(
+        self, batched_inputs: Batch, category_sets: list[CategorySet | None]
+    ) -> list[dict[str, Tensor]]:
         """Losses of several objectives from one forward pass; None stands for L_A."""
         predictions = self.decode(self.preprocess(batched_inputs))
         targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
@@ -101,18 +105,25 @@ class DetrBase(nn.Module):
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    def _detect(self, logits: Tensor, boxes: Tensor, size: tuple[int, int], inputs: dict) -> dict[str, Instances]:
+    def _detect(
+        self, logits: Tensor, boxes: Tensor, size: tuple[int, int], inputs: dict
+    ) -> dict[str, Instances]:
         height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
         scale = boxes.new_tensor([width, height, width, height])
         absolute = Boxes(box_convert(boxes, "cxcywh", "xyxy") * scale)
         absolute.clip((height, width))
         scores, classes, chosen = select_detections(logits, self.num_classes, self.top_k)
-        instances = Instances((height, width), pred_boxes=absolute[chosen], scores=scores, pred_classes=classes)
-        return {"instances": instances, "queries": Instances((height, width), pred_boxes=absolute, logits=logits)}
+        instances = Instances(
+            (height, width), pred_boxes=absolute[chosen], scores=scores, pred_classes=classes
+        )
+        return {
+            "instances": instances,
+            "queries": Instances((height, width), pred_boxes=absolute, logits=logits),
+        }
 
 
 def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
-    """Mask of the real part of padded images at the size of a feature map, by nearest interpolation as in DETR.
+    """Mask of the real part of padded images at a feature map's size, by nearest interpolation as in DETR.
 
     Args:
         images: B images.
@@ -140,7 +151,7 @@ def num_classes_of(cfg) -> int:
     classes = MetadataCatalog.get(names[0]).get("thing_classes") if names else None
     if not classes:
         raise ValueError(
-            f"MODEL.DETR.NUM_CLASSES is 0 and data set {names[:1]} has no category names: set the number, or name a "
-            "registered data set in DATASETS.TRAIN (DATASETS.REGISTER registers COCO-format files)"
+            f"MODEL.DETR.NUM_CLASSES is 0 and data set {names[:1]} has no category names: set the number, or
+            name a " "registered data set in DATASETS.TRAIN (DATASETS.REGISTER registers COCO-format files)"
         )
     return len(classes)

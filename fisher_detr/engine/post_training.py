@@ -1,0 +1,326 @@
+"""Post-training quantization: calibration sample -> Fisher information -> widths -> quantized model."""
+
+import copy
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import Tensor
+
+from fisher_detr.allocation import allocate_arm
+from fisher_detr.critical import resolve_category_set
+from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
+from fisher_detr.fisher import (
+    FisherEstimate,
+    LossFn,
+    diagonal_sensitivity,
+    estimate_block_sensitivity,
+    estimate_fisher,
+)
+from fisher_detr.modeling import DetrBase
+from fisher_detr.quantization import (
+    CoverageReport,
+    RangeMethod,
+    calibrate_activations,
+    fold_batch_norm,
+    freeze_batch_norm,
+    layer_infos,
+    quantizable_layers,
+    quantization_error,
+    quantize_model,
+)
+from fisher_detr.structures import (
+    Arm,
+    BitAllocation,
+    CategorySet,
+    Combination,
+    LayerInfo,
+    Objective,
+    ScaleMethod,
+    SensitivityForm,
+    SensitivityTable,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantSettings:
+    """The keys of QUANT and ALLOCATION that decide what a quantized model is; see config.py."""
+
+    skip: tuple[str, ...]
+    fold_norm: bool
+    attention_products: bool
+    per_channel: bool
+    scale: ScaleMethod
+    activation_bits: int
+    activation_range: RangeMethod
+    percentile: float
+    form: SensitivityForm
+    widths: tuple[int, ...]
+    objective: Objective
+    mip_gap: float
+    time_limit: float
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "QuantSettings":
+        """Read QUANT and ALLOCATION.
+
+        Raises:
+            ValueError: an option has none of its values.
+        """
+        quant, allocation = cfg.QUANT, cfg.ALLOCATION
+        return cls(
+            skip=tuple(quant.SKIP_LAYERS),
+            fold_norm=quant.FOLD_NORM,
+            attention_products=quant.ATTENTION_PRODUCTS,
+            per_channel=quant.WEIGHT.PER_CHANNEL,
+            scale=ScaleMethod(quant.WEIGHT.SCALE),
+            activation_bits=quant.ACTIVATION.BITS,
+            activation_range=RangeMethod(quant.ACTIVATION.RANGE),
+            percentile=quant.ACTIVATION.PERCENTILE,
+            form=SensitivityForm(allocation.SENSITIVITY),
+            widths=tuple(allocation.WIDTHS),
+            objective=Objective(
+                allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
+            ),
+            mip_gap=allocation.MIP_GAP,
+            time_limit=allocation.TIME_LIMIT,
+        )
+
+
+class PostTrainingQuantizer:
+    """Quantizes one full-precision model in any arm; what the arms share is computed once.
+
+    The arms differ in the widths alone: the Fisher information that weighs the scales is the same in all of
+    them.
+    """
+
+    def __init__(
+        self,
+        model: DetrBase,
+        samples: Sequence[dict[str, Any]],
+        settings: QuantSettings,
+        critical: CategorySet | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ):
+        """Fold and freeze the norms of the model, in place.
+
+        Args:
+            model: in full precision; put in eval mode.
+            samples: calibration images as the mapper makes them, with `instances`.
+            settings: how to quantize.
+            critical: the set C of the critical objective; None: no critical objective.
+            provenance: stored with the sensitivities: weights, data sets, seed.
+        """
+        self.model = float_model_for_quantization(model, settings.fold_norm)
+        self.samples = samples
+        self.settings = settings
+        self.critical = critical
+        self.provenance = dict(provenance or {})
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: DetrBase) -> "PostTrainingQuantizer":
+        """Take calibration images from DATASETS.TRAIN and the critical set from CRITICAL.TARGET."""
+        calibration = cfg.QUANT.CALIBRATION
+        records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+        drawn = sample_calibration_images(records, calibration.NUM_IMAGES, calibration.SEED)
+        mapper = DetrDatasetMapper(cfg, is_train=False)
+        critical = None
+        if cfg.CRITICAL.TARGET:
+            critical = resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+        provenance = {
+            "weights": cfg.MODEL.WEIGHTS,
+            "datasets": list(cfg.DATASETS.TRAIN),
+            "seed": calibration.SEED,
+            "box_loss": cfg.CRITICAL.BOX_LOSS,
+        }
+        return cls(
+            model, [mapper(record) for record in drawn], QuantSettings.from_config(cfg), critical, provenance
+        )
+
+    @functools.cached_property
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """The layers that get a width."""
+        return layer_infos(self.model, self.settings.skip, self.settings.per_channel)
+
+    @functools.cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Their weights by layer name."""
+        return {
+            name: layer.weight for name, layer in quantizable_layers(self.model, self.settings.skip).items()
+        }
+
+    @functools.cached_property
+    def fisher(self) -> FisherEstimate:
+        """Fisher diagonals of L_A and, with a critical set, of L_F."""
+        return estimate_fisher(self._loss_fn, self.weights, self.samples)
+
+    @functools.cached_property
+    def scale_fisher(self) -> dict[str, Tensor] | None:
+        """The Fisher diagonal that weighs the scales, where they are weighted."""
+        if self.settings.scale is not ScaleMethod.FISHER:
+            return None
+        return self.fisher.combined(self._objective)
+
+    @functools.cached_property
+    def sensitivity(self) -> SensitivityTable:
+        """Sensitivity of every layer and width to the actual quantization error."""
+        errors = {
+            (name, bits): self._error(name, bits) for name in self.weights for bits in self.settings.widths
+        }
+        meta = self._meta()
+
+        def error(name: str, bits: int) -> Tensor:
+            return errors[name, bits]
+
+        if self.settings.form is SensitivityForm.DIAGONAL:
+            return diagonal_sensitivity(self.fisher, error, self.layers, self.settings.widths, meta)
+        estimate = estimate_block_sensitivity(
+            self._loss_fn, self.weights, self.samples, error, self.layers, self.settings.widths
+        )
+        return estimate.table(meta)
+
+    def allocate(self, arm: Arm, average_bits: float, table: SensitivityTable | None = None) -> BitAllocation:
+        """Widths of one arm at the bytes of a uniform width.
+
+        Args:
+            arm: uniform, fisher_overall or fisher_critical.
+            average_bits: the uniform width whose bytes are the budget.
+            table: sensitivities of an earlier run; None: those of this one.
+
+        Raises:
+            ValueError: fisher_critical without a critical set.
+        """
+        if arm is Arm.UNIFORM:
+            return allocate_arm(arm, self.layers, average_bits)
+        if arm is Arm.FISHER_CRITICAL and self.critical is None:
+            raise ValueError("arm fisher_critical needs a critical set: name it in CRITICAL.TARGET")
+        return allocate_arm(
+            arm,
+            self.layers,
+            average_bits,
+            self.sensitivity if table is None else table,
+            self.settings.objective,
+            self.settings.mip_gap,
+            self.settings.time_limit,
+        )
+
+    def quantize(self, allocation: BitAllocation) -> tuple[DetrBase, CoverageReport]:
+        """A quantized, calibrated copy of the model, and what of it is quantized."""
+        model = copy.deepcopy(self.model)
+        report = insert_quantizers(model, allocation, self.settings, self.scale_fisher)
+        if self.settings.activation_bits:
+            batches = [[sample] for sample in self.samples]
+            calibrate_activations(
+                model, batches, self.settings.activation_range, percentile=self.settings.percentile
+            )
+        return model, report
+
+    @property
+    def _objective(self) -> Objective:
+        if self.critical is None:
+            return Objective(1.0, 0.0, self.settings.objective.combine)
+        return self.settings.objective
+
+    @functools.cached_property
+    def _loss_fn(self) -> LossFn:
+        return image_losses(self.model, self.critical)
+
+    def _error(self, name: str, bits: int) -> Tensor:
+        fisher = None if self.scale_fisher is None else self.scale_fisher[name]
+        return quantization_error(
+            self.weights[name], bits, self.settings.scale, self.settings.per_channel, fisher
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.settings)
+        return {
+            "settings": settings | {"skip": list(self.settings.skip), "widths": list(self.settings.widths)},
+            "critical_set": dataclasses.asdict(self.critical) if self.critical else None,
+            "image_ids": [sample["image_id"] for sample in self.samples],
+            "torch": torch.__version__,
+            **self.provenance,
+        }
+
+
+def image_losses(model: DetrBase, critical: CategorySet | None) -> LossFn:
+    """Loss callable of one image: `overall` L_A and, with a set, `critical` L_F from the same forward pass."""
+    sets = {"overall": None} if critical is None else {"overall": None, "critical": critical}
+
+    def losses(sample: dict[str, Any]) -> dict[str, Tensor]:
+        objectives = model.objectives([sample], list(sets.values()))
+        return {
+            name: torch.stack(list(terms.values())).sum()
+            for name, terms in zip(sets, objectives, strict=True)
+        }
+
+    return losses
+
+
+def float_model_for_quantization(model: DetrBase, fold_norm: bool) -> DetrBase:
+    """Put a model in eval mode with its batch norms frozen or folded, in place."""
+    model.eval()
+    freeze_batch_norm(model)
+    if fold_norm:
+        fold_batch_norm(model)
+    return model
+
+
+def insert_quantizers(
+    model: DetrBase,
+    allocation: BitAllocation,
+    settings: QuantSettings,
+    fisher: Mapping[str, Tensor] | None = None,
+) -> CoverageReport:
+    """Quantize a prepared model in place at the widths of an allocation."""
+    return quantize_model(
+        model,
+        allocation,
+        activation_bits=settings.activation_bits,
+        per_channel=settings.per_channel,
+        skip=settings.skip,
+        attention_products=settings.attention_products,
+        scale=settings.scale
+        if fisher is not None or settings.scale is not ScaleMethod.FISHER
+        else ScaleMethod.MAX,
+        fisher=fisher,
+    )
+
+
+def run_post_training(cfg: CfgNode, model: DetrBase) -> tuple[DetrBase, BitAllocation]:
+    """Quantize a loaded model as the config says, and leave the files of the run in OUTPUT_DIR.
+
+    Args:
+        cfg: with QUANT.ENABLED.
+        model: in full precision, with its weights; changed.
+
+    Returns:
+        the quantized model and its widths; `sensitivity.json`, `allocation.json` and `coverage.json` are
+        written.
+    """
+    quantizer = PostTrainingQuantizer.from_config(cfg, model)
+    allocation = _allocation(cfg, quantizer)
+    quantized, report = quantizer.quantize(allocation)
+    allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
+    report.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
+    logger.info("Coverage:\n%s", report)
+    return quantized, allocation
+
+
+def _allocation(cfg: CfgNode, quantizer: PostTrainingQuantizer) -> BitAllocation:
+    keys = cfg.ALLOCATION
+    if keys.ALLOCATION_FILE:
+        return BitAllocation.load(keys.ALLOCATION_FILE)
+    arm = Arm(keys.ARM)
+    table = SensitivityTable.load(keys.SENSITIVITY_FILE) if keys.SENSITIVITY_FILE else None
+    allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, table)
+    if arm is not Arm.UNIFORM and table is None:
+        quantizer.sensitivity.save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
+    return allocation
