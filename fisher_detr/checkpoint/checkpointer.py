@@ -98,8 +98,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}" for what, keys in parts.items() if keys
         )
         return (
-            f"checkpoint {self._path} was made for another model ({told}): use the config it was trained with,
-            " "with its number of classes"
+            f"checkpoint {self._path} was made for another model ({told}): "
+            "use the config it was trained with, with its number of classes"
         )
 
 

@@ -251,7 +251,7 @@ class PostTrainingQuantizer:
 
 
 def image_losses(model: DetrBase, critical: CategorySet | None) -> LossFn:
-    """Loss callable of one image: `overall` L_A and, with a set, `critical` L_F from the same forward pass."""
+    """Loss callable of one image: `overall` L_A and, with a set, `critical` L_F of the same forward."""
     sets = {"overall": None} if critical is None else {"overall": None, "critical": critical}
 
     def losses(sample: dict[str, Any]) -> dict[str, Tensor]:

@@ -151,7 +151,7 @@ def num_classes_of(cfg) -> int:
     classes = MetadataCatalog.get(names[0]).get("thing_classes") if names else None
     if not classes:
         raise ValueError(
-            f"MODEL.DETR.NUM_CLASSES is 0 and data set {names[:1]} has no category names: set the number, or
-            name a " "registered data set in DATASETS.TRAIN (DATASETS.REGISTER registers COCO-format files)"
+            f"MODEL.DETR.NUM_CLASSES is 0 and data set {names[:1]} has no category names: set the number, or "
+            "name a registered data set in DATASETS.TRAIN (DATASETS.REGISTER registers COCO-format files)"
         )
     return len(classes)
