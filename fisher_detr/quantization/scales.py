@@ -44,7 +44,7 @@ def weight_scale(
     method = ScaleMethod(method)
     if method is ScaleMethod.MAX:
         return _max_scale(weight, spec)
-    importance = _normalized(_checked(fisher, weight), spec) if method is ScaleMethod.FISHER else None
+    importance = _importance(fisher, weight, spec) if method is ScaleMethod.FISHER else None
     return _search(weight, spec, importance)
 
 
@@ -106,20 +106,16 @@ def _rows(x: Tensor, spec: QuantSpec) -> Tensor:
     return x.reshape(x.shape[0], -1) if spec.per_channel else x.reshape(1, -1)
 
 
-def _normalized(fisher: Tensor, spec: QuantSpec) -> Tensor:
-    """Divide by the largest value of each scale's weights; where all are zero, all become one."""
-    rows = _rows(fisher, spec)
-    largest = rows.amax(dim=1, keepdim=True)  # without it, products of small squares would underflow
-    return torch.where(largest > 0, rows / largest, 1.0).reshape(fisher.shape)
-
-
-def _checked(fisher: Tensor | None, weight: Tensor) -> Tensor:
+def _importance(fisher: Tensor | None, weight: Tensor, spec: QuantSpec) -> Tensor:
+    """Fisher diagonal with largest value 1 among the weights of each scale; where all are zero, all become 1."""
     if fisher is None:
         raise ValueError("scale method 'fisher' needs the Fisher diagonal: pass fisher, or use 'mse'")
     if fisher.shape != weight.shape:
-        raise ValueError(
-            f"Fisher diagonal has shape {tuple(fisher.shape)}, the weight has {tuple(weight.shape)}"
-        )
+        expected = f"expected the weight's {tuple(weight.shape)}"
+        raise ValueError(f"Fisher diagonal has shape {tuple(fisher.shape)}, {expected}")
     if not torch.isfinite(fisher).all() or (fisher < 0).any():
         raise ValueError("Fisher diagonal has negative or non-finite values: expected mean squared gradients")
-    return fisher.detach().to(weight.device, weight.dtype)
+    rows = _rows(fisher.detach(), spec)
+    # Before the cast: squares of small gradients underflow in float32.
+    largest = rows.amax(dim=1, keepdim=True)
+    return torch.where(largest > 0, rows / largest, 1.0).reshape(fisher.shape).to(weight.device, weight.dtype)

@@ -1,0 +1,83 @@
+"""Quantizer modules: calibration is explicit, saved and restored."""
+
+import copy
+
+import pytest
+import torch
+
+from fisher_detr.quantization import ActivationQuantizer, FakeQuantizer, WeightQuantizer, fake_quantize
+from fisher_detr.quantization.fake_quantizer import bypassed
+from fisher_detr.structures import QuantSpec, ScaleMethod
+
+AFFINE = QuantSpec(8, symmetric=False, per_channel=False)
+
+
+def test_uncalibrated_quantizers_refuse_to_run():
+    for quantizer in (ActivationQuantizer(AFFINE), WeightQuantizer(QuantSpec(4), 3)):
+        assert not quantizer.is_calibrated and "not calibrated" in repr(quantizer)
+        with pytest.raises(RuntimeError, match="not calibrated: call calibrate_weights"):
+            quantizer(torch.ones(3, 2))
+        with bypassed(quantizer, FakeQuantizer):
+            assert torch.equal(quantizer(torch.ones(3, 2)), torch.ones(3, 2))
+        with pytest.raises(RuntimeError, match="not calibrated"):
+            quantizer(torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weight_quantizer(per_channel):
+    spec, weight = QuantSpec(3, per_channel=per_channel), torch.randn(4, 6, requires_grad=True)
+    quantizer = WeightQuantizer(spec, 4 if per_channel else 1)
+    quantizer.calibrate(weight, ScaleMethod.MSE)
+    quantized = quantizer(weight)
+    assert torch.equal(quantized, fake_quantize(weight, quantizer.scale, spec))
+    assert len(quantized[0].unique()) <= 7
+    assert list(quantizer.state_dict()) == ["scale", "bits"]
+
+
+def test_activation_range_holds_zero_exactly():
+    quantizer = ActivationQuantizer(AFFINE)
+    for low, high in ((-1.3, 2.1), (0.5, 2.0), (-3.0, -1.0), (0.0, 0.0), (0.0, 1e-42)):
+        quantizer.set_range(low, high)
+        assert quantizer(torch.zeros(1)).item() == 0.0
+        step = (max(high, 0) - min(low, 0)) / 255
+        x = torch.linspace(min(low, 0), max(high, 0), 1001)
+        # The zero point is rounded to a level, which moves the range by half a step at most.
+        assert (quantizer(x) - x).abs().max() <= step * 1.001 + 1e-37
+
+
+def test_relu_range_has_zero_point_zero():
+    quantizer = ActivationQuantizer(AFFINE)
+    quantizer.set_range(0.3, 5.1)
+    assert quantizer.zero_point.item() == 0 and quantizer.scale.item() == pytest.approx(5.1 / 255)
+
+
+def test_state_dict_saves_and_restores_calibration():
+    quantizer, fresh = ActivationQuantizer(AFFINE), ActivationQuantizer(AFFINE)
+    quantizer.set_range(-1, 2)
+    fresh.load_state_dict(copy.deepcopy(quantizer.state_dict()))
+    x = torch.randn(100)
+    assert torch.equal(fresh(x), quantizer(x))
+    fresh.load_state_dict(ActivationQuantizer(AFFINE).state_dict())
+    with pytest.raises(RuntimeError, match="not calibrated"):
+        fresh(x)
+
+
+def test_state_dict_of_another_width_is_refused():
+    quantizer, other = WeightQuantizer(QuantSpec(4), 3), WeightQuantizer(QuantSpec(3), 3)
+    other.calibrate(torch.ones(3, 2))
+    with pytest.raises(RuntimeError, match="the state dict has 3 bits, the model 4"):
+        quantizer.load_state_dict(other.state_dict(), strict=False)
+
+
+def test_scale_must_be_positive_and_finite():
+    for scale in (0.0, -1.0, torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="positive and finite"):
+            ActivationQuantizer(AFFINE).set_scale(torch.tensor([scale]))
+
+
+def test_copies_keep_their_own_calibration():
+    quantizer = ActivationQuantizer(AFFINE)
+    quantizer.set_range(0, 1)
+    copied = copy.deepcopy(quantizer)
+    copied.reset()
+    assert quantizer.is_calibrated and not copied.is_calibrated
