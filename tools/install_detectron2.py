@@ -177,6 +177,12 @@ def unpack(archive: Path, folder: Path) -> Path:
     return next(path.parent for path in folder.glob("*/detectron2"))
 
 
+def is_installed() -> bool:
+    """Tell whether Detectron2 is there; a mere folder of that name, such as a clone of it, does not count."""
+    spec = importlib.util.find_spec("detectron2")
+    return spec is not None and spec.origin is not None
+
+
 def install() -> None:
     """Fetch, port, build and install Detectron2 into the environment of this Python, and try it."""
     missing = [name for name in NEEDED_FIRST if importlib.util.find_spec(name) is None]
@@ -199,8 +205,8 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--force", action="store_true", help="install even where detectron2 is there already")
-    force = parser.parse_args(argv).force
-    if not force and importlib.util.find_spec("detectron2") is not None:
+    arguments = parser.parse_args(argv)
+    if is_installed() and not arguments.force:
         print("detectron2 is there already: nothing to do")
         return 0
     try:
