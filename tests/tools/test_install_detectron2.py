@@ -58,9 +58,7 @@ def test_port_substitutes_and_leaves_the_rest(tmp_path):
 def test_port_refuses_a_changed_source(tmp_path):
     source = official_tree(tmp_path)
     (source / "detectron2/structures/masks.py").write_text("np.bool\n")
-    with pytest.raises(
-        tool.PortError, match=r"/structures/masks\.py has 1 matches .* expected 3"
-    ):
+    with pytest.raises(tool.PortError, match=r"/structures/masks\.py has 1 matches .* expected 3"):
         tool.port(source)
     with pytest.raises(tool.PortError, match=r"detectron2/__init__\.py has 0 matches"):
         tool.port(source)  # ported already
