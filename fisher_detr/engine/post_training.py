@@ -96,10 +96,10 @@ class QuantSettings:
 
 
 class PostTrainingQuantizer:
-    """Quantizes one full-precision model in any arm; what the arms share is computed once.
+    """Quantizes one full-precision model in any arm; what arms share is computed once.
 
-    The arms differ in the widths alone: the Fisher information that weighs the scales is the same in all of
-    them.
+    An arm is an objective: uniform and fisher_overall know L_A alone, fisher_critical L_A and L_F. The Fisher
+    information of that objective weighs the scales and, but for uniform, decides the widths.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class PostTrainingQuantizer:
         self.settings = settings
         self.critical = critical
         self.provenance = dict(provenance or {})
+        self._tables: dict[Objective, SensitivityTable] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DetrBase) -> "PostTrainingQuantizer":
@@ -162,30 +163,30 @@ class PostTrainingQuantizer:
         """Fisher diagonals of L_A and, with a critical set, of L_F."""
         return estimate_fisher(self._loss_fn, self.weights, self.samples)
 
-    @functools.cached_property
-    def scale_fisher(self) -> dict[str, Tensor] | None:
-        """The Fisher diagonal that weighs the scales, where they are weighted."""
+    def objective(self, arm: Arm) -> Objective:
+        """What an arm minimises.
+
+        Raises:
+            ValueError: fisher_critical without a critical set.
+        """
+        if arm is not Arm.FISHER_CRITICAL:
+            return Objective(1.0, 0.0, self.settings.objective.combine)
+        if self.critical is None:
+            raise ValueError("arm fisher_critical needs a critical set: name it in CRITICAL.TARGET")
+        return self.settings.objective
+
+    def scale_fisher(self, arm: Arm) -> dict[str, Tensor] | None:
+        """The Fisher diagonal that weighs the scales of an arm, where they are weighted."""
         if self.settings.scale is not ScaleMethod.FISHER:
             return None
-        return self.fisher.combined(self._objective)
+        return self.fisher.combined(self.objective(arm))
 
-    @functools.cached_property
-    def sensitivity(self) -> SensitivityTable:
-        """Sensitivity of every layer and width to the actual quantization error."""
-        errors = {
-            (name, bits): self._error(name, bits) for name in self.weights for bits in self.settings.widths
-        }
-        meta = self._meta()
-
-        def error(name: str, bits: int) -> Tensor:
-            return errors[name, bits]
-
-        if self.settings.form is SensitivityForm.DIAGONAL:
-            return diagonal_sensitivity(self.fisher, error, self.layers, self.settings.widths, meta)
-        estimate = estimate_block_sensitivity(
-            self._loss_fn, self.weights, self.samples, error, self.layers, self.settings.widths
-        )
-        return estimate.table(meta)
+    def sensitivity(self, arm: Arm) -> SensitivityTable:
+        """Sensitivity of every layer and width to the actual quantization error under an arm's scales."""
+        objective = self.objective(arm)
+        if objective not in self._tables:
+            self._tables[objective] = self._estimate_sensitivity(arm)
+        return self._tables[objective]
 
     def allocate(self, arm: Arm, average_bits: float, table: SensitivityTable | None = None) -> BitAllocation:
         """Widths of one arm at the bytes of a uniform width.
@@ -194,54 +195,61 @@ class PostTrainingQuantizer:
             arm: uniform, fisher_overall or fisher_critical.
             average_bits: the uniform width whose bytes are the budget.
             table: sensitivities of an earlier run; None: those of this one.
-
-        Raises:
-            ValueError: fisher_critical without a critical set.
         """
-        if arm is Arm.UNIFORM:
-            return allocate_arm(arm, self.layers, average_bits)
-        if arm is Arm.FISHER_CRITICAL and self.critical is None:
-            raise ValueError("arm fisher_critical needs a critical set: name it in CRITICAL.TARGET")
+        if table is None and arm is not Arm.UNIFORM:
+            table = self.sensitivity(arm)
+        settings = self.settings
         return allocate_arm(
             arm,
             self.layers,
             average_bits,
-            self.sensitivity if table is None else table,
-            self.settings.objective,
-            self.settings.mip_gap,
-            self.settings.time_limit,
+            table,
+            self.objective(arm),
+            settings.mip_gap,
+            settings.time_limit,
         )
 
-    def quantize(self, allocation: BitAllocation) -> tuple[DetrBase, CoverageReport]:
-        """A quantized, calibrated copy of the model, and what of it is quantized."""
+    def quantize(self, allocation: BitAllocation, arm: Arm) -> tuple[DetrBase, CoverageReport]:
+        """A quantized, calibrated copy of the model with an arm's scales, and what of it is quantized."""
         model = copy.deepcopy(self.model)
-        report = insert_quantizers(model, allocation, self.settings, self.scale_fisher)
+        report = insert_quantizers(model, allocation, self.settings, self.scale_fisher(arm))
         if self.settings.activation_bits:
-            batches = [[sample] for sample in self.samples]
             calibrate_activations(
-                model, batches, self.settings.activation_range, percentile=self.settings.percentile
+                model,
+                [[sample] for sample in self.samples],
+                self.settings.activation_range,
+                percentile=self.settings.percentile,
             )
         return model, report
 
-    @property
-    def _objective(self) -> Objective:
-        if self.critical is None:
-            return Objective(1.0, 0.0, self.settings.objective.combine)
-        return self.settings.objective
+    def _estimate_sensitivity(self, arm: Arm) -> SensitivityTable:
+        settings, fisher = self.settings, self.scale_fisher(arm)
+        errors = {
+            (name, bits): quantization_error(
+                weight, bits, settings.scale, settings.per_channel, fisher and fisher[name]
+            )
+            for name, weight in self.weights.items()
+            for bits in settings.widths
+        }
+
+        def error(name: str, bits: int) -> Tensor:
+            return errors[name, bits]
+
+        if settings.form is SensitivityForm.DIAGONAL:
+            return diagonal_sensitivity(self.fisher, error, self.layers, settings.widths, self._meta(arm))
+        estimate = estimate_block_sensitivity(
+            self._loss_fn, self.weights, self.samples, error, self.layers, settings.widths
+        )
+        return estimate.table(self._meta(arm))
 
     @functools.cached_property
     def _loss_fn(self) -> LossFn:
         return image_losses(self.model, self.critical)
 
-    def _error(self, name: str, bits: int) -> Tensor:
-        fisher = None if self.scale_fisher is None else self.scale_fisher[name]
-        return quantization_error(
-            self.weights[name], bits, self.settings.scale, self.settings.per_channel, fisher
-        )
-
-    def _meta(self) -> dict[str, Any]:
+    def _meta(self, arm: Arm) -> dict[str, Any]:
         settings = dataclasses.asdict(self.settings)
         return {
+            "arm": str(arm),
             "settings": settings | {"skip": list(self.settings.skip), "widths": list(self.settings.widths)},
             "critical_set": dataclasses.asdict(self.critical) if self.critical else None,
             "image_ids": [sample["image_id"] for sample in self.samples],
@@ -305,22 +313,18 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> tuple[DetrBase, BitAlloc
         the quantized model and its widths; `sensitivity.json`, `allocation.json` and `coverage.json` are
         written.
     """
-    quantizer = PostTrainingQuantizer.from_config(cfg, model)
-    allocation = _allocation(cfg, quantizer)
-    quantized, report = quantizer.quantize(allocation)
+    quantizer, keys = PostTrainingQuantizer.from_config(cfg, model), cfg.ALLOCATION
+    arm = Arm(keys.ARM)
+    if keys.ALLOCATION_FILE:
+        allocation = BitAllocation.load(keys.ALLOCATION_FILE)
+    elif keys.SENSITIVITY_FILE:
+        allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, SensitivityTable.load(keys.SENSITIVITY_FILE))
+    else:
+        allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
+        if arm is not Arm.UNIFORM:
+            quantizer.sensitivity(arm).save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
+    quantized, report = quantizer.quantize(allocation, arm)
     allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
     report.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
     logger.info("Coverage:\n%s", report)
     return quantized, allocation
-
-
-def _allocation(cfg: CfgNode, quantizer: PostTrainingQuantizer) -> BitAllocation:
-    keys = cfg.ALLOCATION
-    if keys.ALLOCATION_FILE:
-        return BitAllocation.load(keys.ALLOCATION_FILE)
-    arm = Arm(keys.ARM)
-    table = SensitivityTable.load(keys.SENSITIVITY_FILE) if keys.SENSITIVITY_FILE else None
-    allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, table)
-    if arm is not Arm.UNIFORM and table is None:
-        quantizer.sensitivity.save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
-    return allocation
