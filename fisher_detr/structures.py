@@ -277,6 +277,8 @@ class BitAllocation:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        if not self.bits:
+            raise ValueError("an allocation of no layers: at least one layer must have a width")
         for name, bits in self.bits.items():
             if not _is_width(bits):
                 raise ValueError(f"layer {name!r} has width {bits!r}: expected {MIN_BITS} to {MAX_BITS} bits")

@@ -52,9 +52,9 @@ def uniform(layers: Sequence[LayerInfo], bits: int, meta: Mapping[str, Any] | No
     Raises:
         ValueError: the width is not a whole number from 2 to 8.
     """
+    size = budget_bytes(layers, bits)
     if bits != int(bits):
         raise ValueError(f"uniform has whole widths, not {bits} bits: take {int(bits)} or {int(bits) + 1}")
-    size = budget_bytes(layers, bits)
     return BitAllocation({layer.name: int(bits) for layer in layers}, size, size, meta=dict(meta or {}))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fisher_detr.fisher.diagonal import ErrorFn
+from fisher_detr.fisher.diagonal import ErrorFn, checked_error, select_layers
 from fisher_detr.fisher.gradients import LossFn, checked_inner_products, image_gradients
 from fisher_detr.fisher.statistics import project, quadratic_forms, standard_error, traces_by_term
 from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable
@@ -79,7 +79,7 @@ def estimate_block_sensitivity(
         ValueError: no samples, an error of another shape, an aliased weight, or a loss or gradient that is
             not finite.
     """
-    weights = {layer.name: parameters[layer.name] for layer in layers}
+    weights = {name: parameters[name] for name in select_layers(parameters, layers)}
     errors = {name: _stack_errors(name, weight, error, widths) for name, weight in weights.items()}
     projections, products = [], []
     for image, gradients in image_gradients(loss_fn, weights, samples, progress):
@@ -93,11 +93,5 @@ def estimate_block_sensitivity(
 
 def _stack_errors(name: str, weight: Tensor, error: ErrorFn, widths: Sequence[int]) -> Tensor:
     """Errors of one layer, `[W, numel]`."""
-    rows = []
-    for bits in widths:
-        row = error(name, bits).detach()
-        if row.shape != weight.shape:
-            expected, found = tuple(weight.shape), tuple(row.shape)
-            raise ValueError(f"error of layer {name!r} at {bits} bits has shape {found}, expected {expected}")
-        rows.append(row.to(weight).flatten())
+    rows = [checked_error(error, name, bits, weight).to(weight).flatten() for bits in widths]
     return torch.stack(rows)

@@ -25,8 +25,7 @@ class FisherEstimate:
 
     Attributes:
         diagonals: term -> layer -> diagonal, float64, of the shape and on the device of the weight.
-        image_traces: term -> `[N, L]` float64, inner product of each image's two gradients; layers ordered as in
-            `diagonals`.
+        image_traces: term -> inner product of each image's two gradients, `[N, L]` float64; layers as above.
     """
 
     diagonals: Mapping[str, Mapping[str, Tensor]]
@@ -107,15 +106,18 @@ def diagonal_sensitivity(
 
     Returns:
         The table, in the form DIAGONAL.
+
+    Raises:
+        ValueError: a layer without an estimate, or an error of another shape.
     """
+    some = next(iter(fisher.diagonals.values()))
+    order = [list(some).index(name) for name in select_layers(some, layers)]
     terms = {term: np.zeros((len(layers), len(widths))) for term in fisher.diagonals}
     for row, layer in enumerate(layers):
         for column, bits in enumerate(widths):
-            squared = error(layer.name, bits).double().square()
+            squared = checked_error(error, layer.name, bits, some[layer.name]).double().square()
             for term, diagonals in fisher.diagonals.items():
                 terms[term][row, column] = torch.sum(diagonals[layer.name] * squared).item()
-    names = list(next(iter(fisher.diagonals.values())))
-    order = [names.index(layer.name) for layer in layers]
     return SensitivityTable(
         layers=tuple(layers),
         widths=tuple(widths),
@@ -124,6 +126,23 @@ def diagonal_sensitivity(
         form=SensitivityForm.DIAGONAL,
         meta={**(meta or {}), "num_images": fisher.num_images},
     )
+
+
+def checked_error(error: ErrorFn, name: str, bits: int, like: Tensor) -> Tensor:
+    """Quantization error of a layer; ValueError unless it has the shape of `like`."""
+    values = error(name, bits).detach()
+    if values.shape != like.shape:
+        expected, found = tuple(like.shape), tuple(values.shape)
+        raise ValueError(f"error of layer {name!r} at {bits} bits has shape {found}, expected {expected}")
+    return values
+
+
+def select_layers(known: Iterable[str], layers: Sequence[LayerInfo]) -> list[str]:
+    """Names of the layers; ValueError where one is not among the known ones."""
+    names = [layer.name for layer in layers]
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"layers {unknown[:5]} have no weights among the named parameters: list theirs too")
+    return names
 
 
 def _accumulate(sums: dict[str, dict[str, Tensor]], gradients: Gradients) -> None:
