@@ -102,9 +102,8 @@ def arms_table(study: Study) -> dict:
     def mean_critical(result: ArmResult) -> float:
         return float(np.mean([result.metrics[f"APcrit_{name}"] for name in names]))
 
-    rows = [
-        ["full precision", "32", study.full.metrics["AP"], mean_critical(study.full), study.full.size_bytes]
-    ]
+    full = study.full
+    rows = [["full precision", "32", full.metrics["AP"], mean_critical(full), full.size_bytes]]
     for width, results in study.overall.items():
         for result in results:
             rows.append(
@@ -121,8 +120,8 @@ def arms_table(study: Study) -> dict:
             ]
         )
     return {
-        "caption": f"AP and APcrit (mean over the sets {', '.join(names)}); fisher_critical aims at one set at a "
-        "time, its APcrit is that set's",
+        "caption": f"AP and APcrit (mean over the sets {', '.join(names)}); fisher_critical aims at one set "
+        "at a time, its APcrit is that set's",
         "columns": ["arm", "bits", "AP", "APcrit", "bytes"],
         "rows": rows,
     }
@@ -152,14 +151,13 @@ def _gains_table(
     rows = []
     for name, arms in estimates.items():
         rows.append(_gains_row(name, study.full.metrics[f"APcrit_{name}"], arms))
-    everything = {
-        arm: average([arms[arm] for arms in estimates.values()]) for arm in next(iter(estimates.values()))
-    }
+    arms = next(iter(estimates.values()))
+    everything = {arm: average([of_set[arm] for of_set in estimates.values()]) for arm in arms}
     full = float(np.mean([study.full.metrics[f"APcrit_{name}"] for name in estimates]))
     rows.append(_gains_row("mean", full, everything))
     return {
-        "caption": f"APcrit by critical set at the bytes of uniform {width:g} bits, and what fisher_critical gains "
-        f"(95 % bootstrap interval over images, {resamples} resamples)",
+        "caption": f"APcrit by critical set at the bytes of uniform {width:g} bits, and what fisher_critical "
+        f"gains (95 % bootstrap interval over images, {resamples} resamples)",
         "columns": [
             "set",
             "full",

@@ -28,8 +28,8 @@ class ArmResult:
         name: of the arm.
         metrics: what the evaluator reports for "bbox".
         size_bytes: of all parameters and buffers, quantized ones packed with their scales.
-        seconds: taken to quantize (calibration, Fisher information, allocation); what arms share counts in the
-            first that needs it.
+        seconds: taken to quantize (calibration, Fisher information, allocation); what arms share counts
+            in the first that needs it.
         folder: where the evaluator has left its detections.
         allocation: the widths; None in full precision.
         model: the model itself.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from fisher_detr.config import add_fisher_detr_config
 from fisher_detr.data import register_from_config_strings
@@ -45,4 +47,5 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="fisher_detr")
     return cfg
