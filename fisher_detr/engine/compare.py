@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.structures import Instances
 from torch import nn
 
 from fisher_detr.engine.post_training import PostTrainingQuantizer
@@ -42,6 +44,11 @@ class ArmResult:
     folder: str
     allocation: BitAllocation | None
     model: DetrBase = dataclasses.field(repr=False)
+
+    @torch.no_grad()
+    def detect(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
+        """Detections on a batch."""
+        return [output["instances"] for output in self.model(batched_inputs)]
 
 
 def evaluate_full_precision(cfg: CfgNode, model: DetrBase) -> ArmResult:

@@ -1,0 +1,174 @@
+#!/usr/bin/env python
+"""The whole path in one command: data, full-precision DETR, three ways to spend the same bytes, and a table.
+
+    tools/quickstart.py [--output output/quickstart] [--num-test 500]
+
+Leaves `summary.json`, `detections.png` and what every arm has produced in the output folder.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tabulate import tabulate
+
+from fisher_detr.critical import resolve_category_set
+from fisher_detr.data import DetrDatasetMapper
+from fisher_detr.engine import (
+    ArmResult,
+    PostTrainingQuantizer,
+    evaluate_arms,
+    evaluate_full_precision,
+    load_config,
+    load_float,
+)
+from fisher_detr.files import write_atomically, write_json
+from fisher_detr.report import Boxes2D, compare_detections
+from fisher_detr.structures import Arm
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = "configs/street/detr_small_ptq.yaml"
+PICTURES = 4
+
+
+def main() -> None:
+    """Parse the command line and go through the steps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "quickstart")
+    parser.add_argument("--num-test", type=int, default=500, help="test images to draw and evaluate")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    try:
+        results = run(args.output, args.num_test)
+    except (ValueError, KeyError, OSError) as error:
+        sys.exit(f"quickstart: {error}")
+    print(f"\n{results}\n\n{time.perf_counter() - start:.0f} seconds in all; {args.output}/ holds")
+    print("  summary.json     these numbers\n  detections.png   detections before and after")
+
+
+def run(output: Path, num_test: int) -> str:
+    """Make the data, evaluate, quantize, evaluate again; returns the table."""
+    step(f"drawing street: 2000 training and {num_test} test images")
+    draw_street(output / "street", num_test)
+    cfg = configure(output)
+    with quiet(output / "log.txt"):
+        step("full precision")
+        results = [evaluate_full_precision(cfg, load_float(cfg))]
+        quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
+        for arm in Arm:
+            step(f"{arm} at the bytes of {cfg.ALLOCATION.AVERAGE_BITS:g} bits")
+            results += evaluate_arms(cfg, quantizer, [arm], cfg.ALLOCATION.AVERAGE_BITS)
+    write_json(output / "summary.json", summary(cfg, results))
+    draw_detections(cfg, results, output / "detections.png")
+    return table(cfg, results)
+
+
+def draw_street(folder: Path, num_test: int) -> None:
+    """Make the data set, unless it is there."""
+    command = [sys.executable, ROOT / "datasets" / "make_street.py", "--output", folder]
+    command += ["--splits", "train", "test", "--num-test", str(num_test)]
+    if subprocess.run(command).returncode:
+        raise ValueError(f"could not draw the data set into {folder}")
+
+
+def configure(output: Path) -> CfgNode:
+    """The committed config on the data of this run."""
+    sets = [
+        f"street_{split}:{output}/street/annotations/{split}.json:{output}/street/images/{split}"
+        for split in ("train", "test")
+    ]
+    overrides = ["DATASETS.REGISTER", sets, "DATASETS.TEST", ("street_test",), "OUTPUT_DIR", str(output)]
+    cfg = load_config(str(ROOT / CONFIG), overrides)
+    cfg.MODEL.WEIGHTS = str(ROOT / cfg.MODEL.WEIGHTS)
+    return cfg
+
+
+def table(cfg: CfgNode, results: list[ArmResult]) -> str:
+    """The comparison: full precision first, then the arms at equal bytes."""
+    target = cfg.CRITICAL.TARGET
+    rows = [
+        [
+            result.name,
+            result.metrics["AP"],
+            result.metrics[f"APcrit_{target}"],
+            result.size_bytes,
+            result.seconds,
+        ]
+        for result in results
+    ]
+    headers = ["arm", "AP", f"APcrit_{target}", "bytes", "seconds"]
+    return tabulate(rows, headers, floatfmt=("", ".1f", ".1f", ",.0f", ".0f"), intfmt=",")
+
+
+def summary(cfg: CfgNode, results: list[ArmResult]) -> dict:
+    """What summary.json holds; a metric without a value is null."""
+    return {
+        "config": CONFIG,
+        "critical_set": cfg.CRITICAL.TARGET,
+        "average_bits": cfg.ALLOCATION.AVERAGE_BITS,
+        "arms": [
+            {
+                "name": result.name,
+                "bytes": result.size_bytes,
+                "seconds": round(result.seconds, 1),
+                "metrics": {k: None if np.isnan(v) else round(v, 4) for k, v in result.metrics.items()},
+                "bits": dict(result.allocation.bits) if result.allocation else None,
+            }
+            for result in results
+        ],
+    }
+
+
+def draw_detections(cfg: CfgNode, results: list[ArmResult], path: Path) -> None:
+    """Draw the test images with the most critical objects, as every arm but fisher_overall sees them."""
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    category_set = resolve_category_set(cfg.CRITICAL.TARGET, metadata)
+    mapper = DetrDatasetMapper(cfg, is_train=False)
+    inputs = [mapper(record) for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
+    critical = [int(np.isin(x["instances"].gt_classes, category_set.indices).sum()) for x in inputs]
+    chosen = [inputs[i] for i in np.argsort(critical, kind="stable")[::-1][:PICTURES]]
+    shown = [result for result in results if result.name != Arm.FISHER_OVERALL]
+    picture = compare_detections(
+        [x["image"].permute(1, 2, 0).numpy() for x in chosen],
+        [_objects(x["instances"]) for x in chosen],
+        {result.name: [_found(result, x) for x in chosen] for result in shown},
+        category_set,
+        metadata.thing_classes,
+    )
+    write_atomically(path, lambda file: file.write(cv2.imencode(".png", picture)[1].tobytes()))
+
+
+def _objects(instances) -> Boxes2D:
+    classes = instances.gt_classes.numpy()
+    return Boxes2D(instances.gt_boxes.tensor.numpy(), classes, np.ones(len(classes)))
+
+
+def _found(result: ArmResult, x: dict) -> Boxes2D:
+    instances = result.detect([x])[0]
+    columns = (instances.pred_boxes.tensor, instances.pred_classes, instances.scores)
+    return Boxes2D(*(column.cpu().numpy() for column in columns))
+
+
+def step(text: str) -> None:
+    """Say on the terminal what comes next."""
+    print(f"> {text}", file=sys.__stdout__, flush=True)
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """Send what the libraries print to a file; progress bars stay, since they use stderr."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file, contextlib.redirect_stdout(file):
+        yield
+
+
+if __name__ == "__main__":
+    main()
