@@ -1,5 +1,7 @@
 """Evaluation: critical-category AP, bootstrap intervals."""
 
+from fisher_detr.evaluation.bootstrap import BootstrapAP, average, bootstrap_ap
+from fisher_detr.evaluation.coco import complete_ground_truth
 from fisher_detr.evaluation.critical_evaluator import CriticalCategoryEvaluator
 
-__all__ = ["CriticalCategoryEvaluator"]
+__all__ = ["BootstrapAP", "CriticalCategoryEvaluator", "average", "bootstrap_ap", "complete_ground_truth"]

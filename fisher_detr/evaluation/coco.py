@@ -55,7 +55,7 @@ def evaluate_boxes(
     Returns:
         The evaluation, with `eval["precision"]`; 0 where objects exist but no detections.
     """
-    evaluation = implementation(ground_truth, _detections(ground_truth, results), "bbox")
+    evaluation = implementation(ground_truth, load_detections(ground_truth, results), "bbox")
     evaluation.params.maxDets = list(max_dets)
     if category_ids is not None:
         evaluation.params.catIds = list(category_ids)
@@ -115,7 +115,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _detections(ground_truth: COCO, results: Sequence[dict[str, Any]]) -> COCO:
+def load_detections(ground_truth: COCO, results: Sequence[dict[str, Any]]) -> COCO:
+    """Detections as pycocotools holds them; `results` may be empty and are not changed."""
     with quiet():
         if results:
             return ground_truth.loadRes([dict(result) for result in results])
