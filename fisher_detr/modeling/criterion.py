@@ -81,8 +81,10 @@ class SetCriterion:
         cross_entropy = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(
             labels
         )
-        weights = torch.where(labels == no_object, self.no_object_weight, 1.0).to(logits.dtype)
-        return (weights * cross_entropy).flatten(1).sum(1) / weights.flatten(1).sum(1)
+        weights = torch.ones_like(cross_entropy).masked_fill(labels == no_object, self.no_object_weight)
+        # Nothing counts where no-object weighs 0 and no image has an object: 0 / 0 is no loss.
+        total = weights.flatten(1).sum(1).clamp(min=torch.finfo(weights.dtype).tiny)
+        return (weights * cross_entropy).flatten(1).sum(1) / total
 
     def _box_losses(
         self, boxes: Tensor, objects: Tensor, counts: Tensor, matching: Matching

@@ -1,5 +1,7 @@
 """A small ResNet for small images."""
 
+from collections.abc import Sequence
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
@@ -10,8 +12,12 @@ def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     """Build a ResNet of basic blocks from MODEL.SMALL_RESNET; its only output is MODEL.DETR.IN_FEATURE.
 
     The stem has stride 4 as in every ResNet; each further stage halves the resolution.
+
+    Raises:
+        ValueError: the settings do not fit each other.
     """
-    small = cfg.MODEL.SMALL_RESNET
+    small, feature = cfg.MODEL.SMALL_RESNET, cfg.MODEL.DETR.IN_FEATURE
+    _check(small.CHANNELS, small.BLOCKS, feature)
     stem = BasicStem(input_shape.channels, small.STEM_CHANNELS, small.NORM)
     stages, channels = [], small.STEM_CHANNELS
     for index, (width, blocks) in enumerate(zip(small.CHANNELS, small.BLOCKS, strict=True)):
@@ -27,6 +33,15 @@ def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
             )
         )
         channels = width
-    return ResNet(
-        stem, stages, out_features=[cfg.MODEL.DETR.IN_FEATURE], freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
-    )
+    return ResNet(stem, stages, out_features=[feature], freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+def _check(channels: Sequence[int], blocks: Sequence[int], feature: str) -> None:
+    if len(channels) != len(blocks):
+        raise ValueError(
+            f"MODEL.SMALL_RESNET.CHANNELS has {len(channels)} stages and BLOCKS {len(blocks)}: "
+            "give both one entry for each stage"
+        )
+    known = ["stem", *(f"res{i + 2}" for i in range(len(channels)))]
+    if feature not in known:
+        raise ValueError(f"MODEL.DETR.IN_FEATURE is {feature!r}: the small ResNet has {', '.join(known)}")
