@@ -41,10 +41,10 @@ class BootstrapAP:
         return BootstrapAP(self.point - other.point, self.samples - other.samples, self.draw)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Percentiles of the samples, moved so that their mean is `point`; NaN where no resample has a value.
+        """Percentiles of the samples, moved so that their mean is `point`; NaN where there is no value.
 
-        AP is higher on resamples than on the images as they are, because repeated images smooth its curve from
-        above: by more than a standard deviation for one arm, by little for a paired difference.
+        AP is higher on resamples than on the images as they are, because it follows its curve from above: by
+        more than a standard deviation for one arm, by little for a paired difference.
         """
         if np.isnan(self.samples).all():
             return float("nan"), float("nan")

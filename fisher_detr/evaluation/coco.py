@@ -20,11 +20,17 @@ VARIANTS = (
 )
 
 
-def complete_ground_truth(ground_truth: COCO) -> None:
+def complete_ground_truth(ground_truth: COCO) -> COCO:
     """Fill in, in place, what COCOeval reads and many COCO-format files leave out or get wrong.
 
     `iscrowd` defaults to 0 and `area` to that of the box; annotation ids are numbered from 1, because
     COCOeval takes an object with id 0 for an unmatched one.
+
+    Args:
+        ground_truth: as pycocotools reads it.
+
+    Returns:
+        The same object.
     """
     for number, annotation in enumerate(ground_truth.dataset.get("annotations", []), start=1):
         annotation["id"] = number
@@ -32,6 +38,7 @@ def complete_ground_truth(ground_truth: COCO) -> None:
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
     with quiet():
         ground_truth.createIndex()
+    return ground_truth
 
 
 def evaluate_boxes(

@@ -25,8 +25,7 @@ def load(images, annotations):
         "categories": [{"id": id_, "name": str(id_)} for id_ in CATEGORIES],
         "annotations": annotations,
     }
-    complete_ground_truth(coco)
-    return coco
+    return complete_ground_truth(coco)
 
 
 def scene(seed=0, images=12, shift=4.0, decimals=2):
