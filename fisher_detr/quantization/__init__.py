@@ -22,3 +22,4 @@ from fisher_detr.quantization.ranges import RangeMethod
 from fisher_detr.quantization.scales import quantization_error, weight_scale
 from fisher_detr.quantization.selection import layer_infos, quantizable_layers
 from fisher_detr.quantization.swap import quantize_model
+from fisher_detr.quantization.tracing import trace_products

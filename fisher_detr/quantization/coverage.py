@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -49,7 +50,7 @@ class ProductCoverage:
 
     Attributes:
         name: module path, with the operands where a module has several products.
-        kind: class of the module that computes it.
+        kind: class of the module, or operator, that computes it.
         operand_bits: widths of the operands: of input and weight, or of both activations; 32 in full
             precision.
         reason: why not all operands are quantized; empty when they are.
@@ -68,7 +69,7 @@ class CoverageReport:
     Attributes:
         weights: every parameter of at least two dimensions or of a convolution or linear layer, once.
         products: every product that a module of the model is known to compute.
-        other_bytes: bytes of the other parameters and buffers (norms), in full precision.
+        other_bytes: bytes of the other parameters and saved buffers (norms), in full precision.
     """
 
     weights: tuple[WeightCoverage, ...]
@@ -87,7 +88,7 @@ class CoverageReport:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all parameters and buffers; the ranges of activations (8 bytes each) are not counted."""
+        """Bytes of all parameters and saved buffers, without the ranges of activations (8 bytes each)."""
         return sum(weight.size_bytes for weight in self.weights) + self.other_bytes
 
     @property
@@ -99,6 +100,23 @@ class CoverageReport:
     def average_bits(self) -> float:
         """Mean width over the quantized weights."""
         return sum(w.numel * w.bits for w in self.quantized) / max(sum(w.numel for w in self.quantized), 1)
+
+    def with_traced(self, traced: Mapping[str, Sequence[str]]) -> "CoverageReport":
+        """Add the products that a forward pass computed outside of the modules listed here.
+
+        Args:
+            traced: from `tracing.trace_products`.
+        """
+        listed = {product.name.partition("[")[0] for product in self.products}
+        found = tuple(
+            ProductCoverage(
+                f"{name}[{operator}]", operator, (FLOAT_BITS, FLOAT_BITS), "computed outside of layers"
+            )
+            for name, operators in traced.items()
+            if name not in listed
+            for operator in dict.fromkeys(operators)
+        )
+        return dataclasses.replace(self, products=self.products + found)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with the totals, as plain data."""
@@ -138,12 +156,7 @@ def coverage_report(model: nn.Module, groups: list[WeightGroup]) -> CoverageRepo
         groups: its weights (`selection.weight_groups`).
     """
     weights = tuple(_weight(group) for group in groups)
-    listed = {id(group.parameter) for group in groups}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in listed]
-    quantizer_buffers = {id(b) for m in model.modules() if isinstance(m, FakeQuantizer) for b in m.buffers()}
-    others += [buffer for buffer in model.buffers() if id(buffer) not in quantizer_buffers]
-    other_bytes = sum(tensor.numel() * tensor.element_size() for tensor in others)
-    return CoverageReport(weights, _products(model, groups), other_bytes)
+    return CoverageReport(weights, _products(model, groups), _other_bytes(model, groups))
 
 
 def _weight(group: WeightGroup) -> WeightCoverage:
@@ -157,6 +170,16 @@ def _weight(group: WeightGroup) -> WeightCoverage:
         num_scales=quantizer.scale.numel() if quantizer else 0,
         reason=group.reason,
     )
+
+
+def _other_bytes(model: nn.Module, groups: list[WeightGroup]) -> int:
+    """Bytes of what a state dict holds beside the listed weights and the quantizers, each tensor once."""
+    counted = {id(group.parameter) for group in groups}
+    counted |= {
+        id(b) for module in model.modules() if isinstance(module, FakeQuantizer) for b in module.buffers()
+    }
+    others = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(t.numel() * t.element_size() for key, t in others.items() if key not in counted)
 
 
 def _products(model: nn.Module, groups: list[WeightGroup]) -> tuple[ProductCoverage, ...]:

@@ -107,7 +107,7 @@ def _rows(x: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def _importance(fisher: Tensor | None, weight: Tensor, spec: QuantSpec) -> Tensor:
-    """Fisher diagonal with largest value 1 among the weights of each scale; where all are zero, all become 1."""
+    """Fisher diagonal over its largest value among the weights of each scale; all zero: all one."""
     if fisher is None:
         raise ValueError("scale method 'fisher' needs the Fisher diagonal: pass fisher, or use 'mse'")
     if fisher.shape != weight.shape:

@@ -112,7 +112,7 @@ def _reason(names: tuple[str, ...], owners: tuple[nn.Module, ...], skip: Sequenc
         return f"skipped: {skipped[0]}"
     kinds = {type(owner) for owner in owners}
     if all(kind in COUNTERPARTS or issubclass(kind, QuantizedLayer) for kind in kinds):
-        return "" if all(name.endswith("weight") for name in names) else BIAS
+        return "" if all(name.rpartition(".")[2] == "weight" for name in names) else BIAS
     unsupported = next(kind for kind in kinds if kind not in COUNTERPARTS)
     if issubclass(unsupported, nn.Embedding):
         return "embedding"

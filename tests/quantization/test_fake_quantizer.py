@@ -1,11 +1,18 @@
 """Quantizer modules: calibration is explicit, saved and restored."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 
-from fisher_detr.quantization import ActivationQuantizer, FakeQuantizer, WeightQuantizer, fake_quantize
+from fisher_detr.quantization import (
+    ActivationQuantizer,
+    FakeQuantizer,
+    WeightQuantizer,
+    fake_quantize,
+    quantization_error,
+)
 from fisher_detr.quantization.fake_quantizer import bypassed
 from fisher_detr.structures import QuantSpec, ScaleMethod
 
@@ -32,6 +39,16 @@ def test_weight_quantizer(per_channel):
     assert torch.equal(quantized, fake_quantize(weight, quantizer.scale, spec))
     assert len(quantized[0].unique()) <= 7
     assert list(quantizer.state_dict()) == ["scale", "bits"]
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_error_that_the_allocator_weighs_is_the_quantizers(per_channel):
+    weight, fisher = torch.randn(4, 6), torch.rand(4, 6)
+    for bits, method in itertools.product(range(2, 9), ScaleMethod):
+        quantizer = WeightQuantizer(QuantSpec(bits, per_channel=per_channel), 4 if per_channel else 1)
+        quantizer.calibrate(weight, method, fisher)
+        error = quantization_error(weight, bits, method, per_channel, fisher)
+        assert torch.equal(error, quantizer(weight) - weight)
 
 
 def test_activation_range_holds_zero_exactly():

@@ -20,6 +20,7 @@ from fisher_detr.quantization import (
     pack_weights,
     quantizable_layers,
     quantize_model,
+    trace_products,
 )
 from fisher_detr.structures import BitAllocation, LayerInfo, ScaleMethod
 from tests.quantization.models import images, toy_detector
@@ -70,8 +71,36 @@ def test_report_names_everything():
     assert json.loads(json.dumps(report.to_json()))["average_bits"] == 4.0
 
 
+@pytest.mark.parametrize("attention_products", [True, False])
+def test_every_product_of_a_forward_pass_is_in_the_report(attention_products):
+    model = toy_detector()
+    report = quantize_model(model, bits=4, skip=HEAD, attention_products=attention_products)
+    calibrate_activations(model, [images()])
+    traced = trace_products(model, lambda: model(images()))
+    assert set(traced) == {product.name.partition("[")[0] for product in report.products}
+    assert traced["backbone.stem.conv1"] == ("convolution",)
+    assert report.with_traced(traced) == report
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_products_outside_of_layers_are_found():
+    class Hidden(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) @ torch.einsum("ij,kj->ik", x, x)
+
+    model = nn.Sequential(Hidden(4, 4), nn.Softmax(-1))
+    model[1].forward = lambda x: x.mT @ x
+    report = quantize_model(model, bits=4)
+    found = report.with_traced(trace_products(model, lambda: model(torch.randn(4, 4)))).products
+    assert [(product.name, product.reason) for product in found] == [
+        ("0", "no counterpart for Hidden"),
+        ("1[mm]", "computed outside of layers"),
+    ]
+
+
 def test_bytes_of_the_whole_model():
     model = toy_detector()
+    model.register_buffer("pixel_mean", torch.zeros(3), persistent=False)
     float_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     tied = model.class_embed.weight.numel() + model.class_embed.bias.numel()  # two names, one tensor
     report = quantize_model(model, bits=4, skip=HEAD)
@@ -180,6 +209,18 @@ def test_eight_bits_are_close_and_more_bits_are_closer():
         errors.append((quantized(images()) - expected).square().mean().sqrt().item())
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.05 * expected.std()
+
+
+def test_runs_and_trains_under_autocast():
+    model = toy_detector()
+    quantize_model(model, bits=8, attention_products=True)
+    calibrate_activations(model, [images()])
+    expected = model(images())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(images())
+    assert (found - expected).abs().max() < 0.1 * expected.std()
+    found.float().square().mean().backward()
+    assert all(p.grad.abs().max() > 0 for name, p in model.named_parameters() if name.endswith("weight"))
 
 
 def refused(model, match, *args, **kwargs):
