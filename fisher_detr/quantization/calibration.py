@@ -32,15 +32,19 @@ def calibrate_weights(
         ValueError: `fisher` lacks a layer, or a weight is not finite.
     """
     layers = {n: m for n, m in quantizable_layers(model).items() if isinstance(m, QuantizedLayer)}
-    fisher = fisher or {}
-    missing = [name for name in layers if name not in fisher]
-    if missing and ScaleMethod(method) is ScaleMethod.FISHER:
-        raise ValueError(f"scale method 'fisher' needs the Fisher diagonal of {', '.join(missing)}")
+    require_fisher(layers, method, fisher)
     for name, layer in layers.items():
         try:
-            layer.weight_quantizer.calibrate(layer.weight, method, fisher.get(name))
+            layer.weight_quantizer.calibrate(layer.weight, method, (fisher or {}).get(name))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+
+
+def require_fisher(names: Iterable[str], method: ScaleMethod, fisher: Mapping[str, Tensor] | None) -> None:
+    """Raise a ValueError that names the layers without a Fisher diagonal, where the method needs it."""
+    missing = [name for name in names if name not in (fisher or {})]
+    if missing and ScaleMethod(method) is ScaleMethod.FISHER:
+        raise ValueError(f"scale method 'fisher' needs the Fisher diagonal of {', '.join(missing)}")
 
 
 def calibrate_activations(
@@ -76,9 +80,11 @@ def observe_activations(
     """Collect the values at all activation quantizers.
 
     Activations pass through unquantized meanwhile. The model runs in eval mode and without gradients; its
-    modes are restored. The histograms of float weights serve every bit allocation of one float model. On a toy (two seeds,
-    weights of 3 to 8 bits) the output error with either choice was the same within 2 % at 8-bit activations;
-    quantized weights were 1 to 4 % better where the activations have 4 to 6 bits.
+    modes are restored.
+
+    The histograms of float weights serve every bit allocation of one float model. On a toy (weights of 3 to 8
+    bits, two seeds) the output error was the same within 2 % either way at 8-bit activations; with 4-bit
+    weights and activations of 4 or 6 bits it was up to 4 % smaller behind quantized weights.
 
     Args:
         model: a quantized model.

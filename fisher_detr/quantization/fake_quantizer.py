@@ -37,9 +37,8 @@ class FakeQuantizer(nn.Module):
         super().__init__()
         self.spec = spec
         self.mode = QuantizerMode.QUANTIZE
-        self._is_calibrated: bool | None = (
-            False  # None: look at the buffer (once: on a GPU looking is a wait)
-        )
+        # None: look at the buffer. Its answer is kept, because on a GPU every look waits for the device.
+        self._is_calibrated: bool | None = False
         self.register_buffer("scale", torch.full((num_scales,), torch.nan))
         self.register_buffer(
             "zero_point", torch.zeros(num_scales, dtype=torch.int32), persistent=not spec.symmetric

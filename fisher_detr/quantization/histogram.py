@@ -9,7 +9,7 @@ BINS = 8192
 
 
 class Histogram:
-    """Counts of values in `BINS` equal bins over `[-reach, reach]`, where `reach` is a power of two.
+    """Counts of values in `BINS` equal bins over `[-reach, reach)`, where `reach` is a power of two.
 
     When a value lies outside, the reach doubles and neighbouring bins merge, so every value is seen, memory
     is bounded, the result does not depend on the order of the batches, and histograms of several processes
@@ -59,11 +59,12 @@ class Histogram:
         nonzero = x[x != 0]
         self.zeros += x.numel() - nonzero.numel()
         if nonzero.numel():
-            bins = (nonzero / self.reach).add_(1).mul_(BINS // 2).long().clamp_(max=BINS - 1)
+            # Exact, because the width of a bin is a power of two.
+            bins = (nonzero * (BINS / 2 / self.reach)).floor_().long() + BINS // 2
             self.counts += torch.bincount(bins, minlength=BINS).cpu()
 
     def _grow(self, largest: float) -> None:
-        if largest <= self.reach or largest == 0:
+        if largest < self.reach or largest == 0:
             return
         reach = 2.0 ** math.frexp(largest)[1]
         while 0 < self.reach < reach:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from fisher_detr.layers.attention import AttentionProducts
-from fisher_detr.quantization.calibration import calibrate_weights
+from fisher_detr.quantization.calibration import calibrate_weights, require_fisher
 from fisher_detr.quantization.coverage import CoverageReport, coverage_report
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantizedLayer
 from fisher_detr.quantization.selection import COUNTERPARTS, WeightGroup, weight_groups
@@ -56,6 +56,7 @@ def quantize_model(
     _warn_unused(model, skip)
     quantized = [group for group in groups if not group.reason]
     widths = _widths(quantized, allocation, bits)
+    require_fisher(widths, scale, fisher)
     input_spec = QuantSpec(activation_bits, symmetric=False, per_channel=False) if activation_bits else None
     if attention_products and input_spec is None:
         raise ValueError("attention_products quantizes activations: set activation_bits to 2 to 8, not 0")

@@ -47,10 +47,14 @@ class _Recorder(TorchDispatchMode):
 @contextlib.contextmanager
 def _named_calls(model: nn.Module, stack: list[str]) -> Iterator[None]:
     """Keep the path of the module whose forward runs on top of `stack`."""
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))
+        handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield
     finally:

@@ -76,7 +76,9 @@ def test_every_product_of_a_forward_pass_is_in_the_report(attention_products):
     model = toy_detector()
     report = quantize_model(model, bits=4, skip=HEAD, attention_products=attention_products)
     calibrate_activations(model, [images()])
-    traced = trace_products(model, lambda: model(images()))
+    outputs = []
+    traced = trace_products(model, lambda: outputs.append(model(images())))
+    assert torch.equal(outputs[0], model(images()))
     assert set(traced) == {product.name.partition("[")[0] for product in report.products}
     assert traced["backbone.stem.conv1"] == ("convolution",)
     assert report.with_traced(traced) == report
@@ -244,6 +246,7 @@ def test_allocations_that_do_not_fit():
     )
     refused(model, "9 bits: expected 2 to 8", bits=4, activation_bits=9)
     refused(model, "has 1 bits", bits=1)
+    refused(model, "Fisher diagonal of backbone.stem.conv1", bits=4, scale=ScaleMethod.FISHER)
 
 
 def test_a_quantized_model_is_not_quantized_again():
