@@ -101,10 +101,11 @@ def _expand(spec: str | CategorySet, metadata: CategoryMetadata) -> list[Categor
 
 def _members(member: str, metadata: CategoryMetadata) -> list[int]:
     """Contiguous indices of one member: the first kind of name that knows it."""
+    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
     by_kind = {
         "supercategory": _supercategories(metadata),
         "category": list(metadata.thing_classes),
-        "id": [str(id_) for id_ in sorted(_dataset_ids(metadata), key=_dataset_ids(metadata).__getitem__)],
+        "id": [str(id_) for id_ in sorted(ids, key=ids.__getitem__)],
     }
     kind, _, name = member.partition(":")
     if kind in by_kind and name:
@@ -134,7 +135,3 @@ def _bare(member: str) -> str:
 
 def _supercategories(metadata: CategoryMetadata) -> list[str]:
     return getattr(metadata, "thing_supercategories", [""] * len(metadata.thing_classes))
-
-
-def _dataset_ids(metadata: CategoryMetadata) -> dict[int, int]:
-    return getattr(metadata, "thing_dataset_id_to_contiguous_id", {})

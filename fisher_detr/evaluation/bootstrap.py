@@ -43,8 +43,8 @@ class BootstrapAP:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Percentiles of the samples, moved so that their mean is `point`; NaN where there is no value.
 
-        AP is higher on resamples than on the images as they are, because it follows its curve from above: by
-        more than a standard deviation for one arm, by little for a paired difference.
+        AP is higher on resamples than on the images as they are, because it takes the upper envelope of a
+        curve that is rougher there: noticeably for one arm, by little for a paired difference.
         """
         if np.isnan(self.samples).all():
             return float("nan"), float("nan")
