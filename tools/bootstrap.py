@@ -52,23 +52,26 @@ class SetupError(Exception):
     """The set-up cannot go on; the message is the one line the user reads."""
 
 
-def digest(root: Path, *names: str) -> str:
-    """Hash files of the repository, names and contents."""
+def digest(*contents: bytes) -> str:
+    """Hash a sequence of contents."""
     total = hashlib.sha256()
-    for name in names:
-        total.update(name.encode() + (root / name).read_bytes())
+    for content in contents:
+        total.update(hashlib.sha256(content).digest())
     return total.hexdigest()[:16]
 
 
 def environment_key(root: Path) -> str:
     """Name what the heavy part of an environment depends on, in a form that can be a folder's name."""
-    files = ("requirements/build.txt", "requirements/lock.txt", "tools/install_detectron2.py")
-    return f"py{platform.python_version()}-{platform.machine()}-{digest(root, *files)}"
+    import install_detectron2  # not above: an older Python could not read it
+
+    locks = [(root / "requirements" / name).read_bytes() for name in ("build.txt", "lock.txt")]
+    found = digest(*locks, install_detectron2.fingerprint().encode())
+    return f"py{platform.python_version()}-{platform.machine()}-{found}"
 
 
 def package_key(root: Path) -> str:
     """Name what the editable install depends on."""
-    return digest(root, "setup.py", "pyproject.toml")
+    return digest(*((root / name).read_bytes() for name in ("setup.py", "pyproject.toml")))
 
 
 def read_stamp(env: Path) -> dict:

@@ -117,6 +117,11 @@ setup(
 '''
 
 
+def fingerprint() -> str:
+    """Text that changes when what is installed changes, and not when only this script does."""
+    return repr((ARCHIVE, SHA256, SUBSTITUTIONS, COMPILED_MODULE, SETUP_PY))
+
+
 def port(source: Path) -> None:
     """Apply `SUBSTITUTIONS` to an unpacked archive and give it a build file for a pure-Python wheel.
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import bootstrap
+import install_detectron2
 import pytest
 
-FILES = ("requirements/build.txt", "requirements/lock.txt", "tools/install_detectron2.py")
+FILES = ("requirements/build.txt", "requirements/lock.txt")
 
 
 @pytest.fixture
@@ -74,6 +75,13 @@ def test_second_call_does_nothing(clone, fakes):
 def test_changed_requirements_build_anew(clone, fakes, name):
     bootstrap.set_up(clone, "")
     (clone / name).write_text("changed")
+    bootstrap.set_up(clone, "")
+    assert [call for call, _ in fakes] == ["build", "package"] * 2
+
+
+def test_changed_port_of_detectron2_builds_anew(clone, fakes, monkeypatch):
+    bootstrap.set_up(clone, "")
+    monkeypatch.setattr(install_detectron2, "SUBSTITUTIONS", install_detectron2.SUBSTITUTIONS[1:])
     bootstrap.set_up(clone, "")
     assert [call for call, _ in fakes] == ["build", "package"] * 2
 
@@ -260,7 +268,7 @@ def test_parts_hold_every_requirement_with_its_hashes(tmp_path):
         assert part.count("==") >= 1 and "--hash=sha256:" in part
 
 
-@pytest.mark.parametrize("name", FILES[:2])
+@pytest.mark.parametrize("name", FILES)
 def test_lock_names_no_index_and_a_hash_for_everything(name):
     text = (bootstrap.ROOT / name).read_text()
     assert "://" not in text and "--index" not in text and "--find-links" not in text
