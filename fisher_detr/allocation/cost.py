@@ -9,7 +9,10 @@ _ROUNDING = 1e-9
 
 
 def combine(table: SensitivityTable, objective: Objective) -> np.ndarray:
-    """Join the terms of a table into the cost that a plan minimises (method.md section 3).
+    """Join the terms of a table into the cost that a plan minimises.
+
+    Noise of the estimate can let a width cost more than a narrower one. It is left so: costs forced to fall
+    with the width gave no better plans (simulated estimates from 8, 32 and 128 images).
 
     Args:
         table: sensitivity by term.
@@ -29,15 +32,3 @@ def combine(table: SensitivityTable, objective: Objective) -> np.ndarray:
             f"the terms {sorted(factors)} combine to a negative sensitivity: they are not from one estimate"
         )
     return cost.clip(min=0.0)
-
-
-def make_monotone(cost: np.ndarray) -> np.ndarray:
-    """Let no width cost less than a wider one, as noise of the estimate can make it.
-
-    Args:
-        cost: `[L, W]`, widths ascending.
-
-    Returns:
-        `[L, W]`: the largest cost at this width or a wider one.
-    """
-    return np.maximum.accumulate(cost[:, ::-1], axis=1)[:, ::-1]

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def budget_bytes(layers: Sequence[LayerInfo], average_bits: float) -> int:
-    """Bytes of all layers at one width, scales included.
+    """Budget: the bytes of all layers at one width, scales included.
 
     Args:
         layers: the layers.
@@ -35,15 +35,8 @@ def budget_bytes(layers: Sequence[LayerInfo], average_bits: float) -> int:
     if not MIN_BITS <= average_bits <= MAX_BITS:
         raise ValueError(f"average of {average_bits} bits: expected {MIN_BITS} to {MAX_BITS}")
     below = int(average_bits)
-    size = uniform_bytes(layers, below)
-    if below == average_bits:
-        return size
-    return size + int((average_bits - below) * (uniform_bytes(layers, below + 1) - size))
-
-
-def uniform_bytes(layers: Sequence[LayerInfo], bits: int) -> int:
-    """Bytes of all layers at one whole width, scales included."""
-    return sum(layer.size_bytes(bits) for layer in layers)
+    size, wider = (sum(layer.size_bytes(bits) for layer in layers) for bits in (below, below + 1))
+    return size + int((average_bits - below) * (wider - size))
 
 
 def uniform(layers: Sequence[LayerInfo], bits: int, meta: Mapping[str, Any] | None = None) -> BitAllocation:
@@ -91,29 +84,19 @@ def allocate(
     cost = _check(cost, layers, widths, gap, time_limit)
     sizes = np.array([[layer.size_bytes(bits) for bits in widths] for layer in layers])
     start = _widest_uniform(sizes, budget, widths)
-    choice = solve(cost, sizes, budget, start, gap, time_limit)
+    choice = spend_rest(cost, sizes, budget, solve(cost, sizes, budget, start, gap, time_limit))
     if choice.gap > gap + 1e-6:
         logger.warning(
-            "Bit allocation: a gap of %.2g is left (asked for %.2g): raise the time limit", choice.gap, gap
+            "Bit allocation: %.2g from optimal (asked for %.2g): raise the time limit", choice.gap, gap
         )
-    columns = spend_rest(cost, sizes, budget, choice.columns)
-    choice = dataclasses.replace(choice, columns=columns, cost=min(choice.cost, total(cost, columns)))
-    plan = BitAllocation(
-        bits={layer.name: int(widths[column]) for layer, column in zip(layers, columns, strict=True)},
-        size_bytes=int(total(sizes, columns)),
+    logger.info("Bit allocation: cost %.4g, uniform %.4g", choice.cost, total(cost, start))
+    return BitAllocation(
+        bits={layer.name: int(widths[column]) for layer, column in zip(layers, choice.columns, strict=True)},
+        size_bytes=int(total(sizes, choice.columns)),
         budget_bytes=int(budget),
         cost=choice.cost,
         meta={**(meta or {}), "gap": choice.gap},
     )
-    logger.info(
-        "Bit allocation: cost %.4g (uniform %.4g) in %d of %d bytes, gap %.2g",
-        plan.cost,
-        total(cost, start),
-        plan.size_bytes,
-        budget,
-        choice.gap,
-    )
-    return plan
 
 
 def allocate_arm(
@@ -154,8 +137,8 @@ def allocate_arm(
         "form": str(table.form),
         "sensitivity": dict(table.meta),
     }
-    cost = combine(table, objective)
-    return allocate(cost, layers, table.widths, budget_bytes(layers, average_bits), gap, time_limit, meta)
+    cost, budget = combine(table, objective), budget_bytes(layers, average_bits)
+    return allocate(cost, layers, table.widths, budget, gap, time_limit, meta)
 
 
 def _check(

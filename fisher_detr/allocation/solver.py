@@ -81,7 +81,7 @@ def solve(
     return best
 
 
-def spend_rest(cost: np.ndarray, sizes: np.ndarray, budget: int, columns: np.ndarray) -> np.ndarray:
+def spend_rest(cost: np.ndarray, sizes: np.ndarray, budget: int, choice: Choice) -> Choice:
     """Widen layers while bytes are left and no cost rises: a predicted damage of zero is only an estimate.
 
     The largest gain for each byte goes first, then the narrowest layer, then the first.
@@ -90,12 +90,12 @@ def spend_rest(cost: np.ndarray, sizes: np.ndarray, budget: int, columns: np.nda
         cost: `[L, W]`.
         sizes: `[L, W]`.
         budget: largest total size.
-        columns: a feasible choice `[L]`.
+        choice: feasible.
 
     Returns:
         A choice that costs no more.
     """
-    columns = columns.copy()
+    columns = choice.columns.copy()
     rows = np.arange(len(columns))
     while True:
         extra = sizes - sizes[rows, columns][:, None]
@@ -103,7 +103,7 @@ def spend_rest(cost: np.ndarray, sizes: np.ndarray, budget: int, columns: np.nda
         possible = (extra > 0) & (extra <= budget - total(sizes, columns)) & (gain >= 0.0)
         layer, column = np.nonzero(possible)
         if len(layer) == 0:
-            return columns
+            return Choice(columns, total(cost, columns), choice.bound)
         rate = gain[layer, column] / extra[layer, column]
         first = np.lexsort((column, layer, columns[layer], -rate))[0]
         columns[layer[first]] = column[first]
@@ -120,7 +120,7 @@ def _solve_scaled(
     """One call of HiGHS, in units of the best choice known; `extra` in units of the budget."""
     num_layers, num_widths = cost.shape
     useful = _can_be_better(cost, best)
-    scaled = _round_significant(np.where(useful, cost, 0.0) * (_REFERENCE_COST / best.cost))
+    scaled = _round_significant(np.where(useful, cost, 0.0) / best.cost * _REFERENCE_COST)
     one_width = sparse.kron(sparse.eye_array(num_layers), np.ones((1, num_widths)), format="csr")
     return milp(
         scaled.ravel(),

@@ -78,7 +78,7 @@ def test_the_unit_of_the_sensitivities_does_not_change_the_plan(problem):
         p = problem(seed, 5 + 3 * seed, decades=[2, 6, 15][seed % 3])
         budget = budget_bytes(p.layers, [3, 3.5, 4, 5][seed % 4])
         plan = allocate(p.cost, p.layers, p.widths, budget)
-        for factor in (1e9, 1e-9):
+        for factor in (1e9, 1e-9, 1e-290):
             scaled = allocate(p.cost * factor, p.layers, p.widths, budget)
             assert scaled.bits == plan.bits
             assert scaled.cost == pytest.approx(plan.cost * factor, rel=1e-12)
@@ -145,7 +145,7 @@ def test_without_time_the_plan_is_uniform_and_says_what_was_proven(problem, capl
     best = allocate(p.cost, p.layers, p.widths, budget)
     assert 0.01 < plan.meta["gap"] < 1.0
     assert plan.cost * (1 - plan.meta["gap"]) <= best.cost
-    assert "a gap of" in caplog.text
+    assert "from optimal" in caplog.text
 
 
 @pytest.mark.parametrize("answer", ["nothing", "worse"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fisher_detr.allocation import allocate_arm, budget_bytes, combine, make_monotone, uniform
+from fisher_detr.allocation import allocate_arm, budget_bytes, combine, uniform
 from fisher_detr.structures import Arm, Combination, LayerInfo, Objective, SensitivityForm, SensitivityTable
 
 LAYERS = (LayerInfo("a", 1000, 10), LayerInfo("b", 500, 1))
@@ -81,11 +81,6 @@ def test_a_critical_objective_without_information_is_refused():
 def test_bad_weights(weights):
     with pytest.raises(ValueError, match="weight"):
         Objective(*weights)
-
-
-def test_make_monotone_takes_the_largest_of_this_and_the_wider_widths():
-    cost = np.array([[5.0, 1.0, 2.0, 0.0], [3.0, 2.0, 1.0, 0.5]])
-    assert make_monotone(cost).tolist() == [[5.0, 2.0, 2.0, 0.0], [3.0, 2.0, 1.0, 0.5]]
 
 
 def test_budget_counts_weights_and_scales():
