@@ -23,13 +23,13 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
-from environment import environment
 from pycocotools.coco import COCO
 
 from fisher_detr.critical import resolve_category_sets
 from fisher_detr.engine import (
     ArmResult,
     PostTrainingQuantizer,
+    environment,
     evaluate_arms,
     evaluate_full_precision,
     load_config,

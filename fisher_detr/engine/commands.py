@@ -1,13 +1,14 @@
 """The commands of tools/train_net.py."""
 
 import argparse
+import os
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
-from fisher_detr.engine.defaults import setup
+from fisher_detr.engine.defaults import save_config, setup
 from fisher_detr.engine.post_training import (
     QuantSettings,
     float_model_for_quantization,
@@ -34,6 +35,7 @@ def run_training_command(args: argparse.Namespace) -> dict[str, Any]:
     if not (args.eval_only or cfg.QUANT.ENABLED):
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        save_config(cfg)
         return trainer.train()
     if not args.eval_only:
         return evaluate(cfg, quantize(cfg))
@@ -43,7 +45,13 @@ def run_training_command(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(cfg: CfgNode, model: DetrBase) -> dict[str, Any]:
-    """Evaluate on DATASETS.TEST and hold the results against TEST.EXPECTED_RESULTS."""
+    """Evaluate on DATASETS.TEST and hold the results against TEST.EXPECTED_RESULTS.
+
+    Raises:
+        ValueError: no data set is named.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: name the data sets to evaluate on")
     results = Trainer.test(cfg, model)
     verify_results(cfg, results)
     return results
@@ -60,9 +68,13 @@ def load_float(cfg: CfgNode, resume: bool = False) -> DetrBase:
 
 
 def quantize(cfg: CfgNode) -> DetrBase:
-    """Quantize MODEL.WEIGHTS after training; save the quantized model beside its allocation."""
+    """Quantize MODEL.WEIGHTS after training; save the quantized model and its config beside its allocation.
+
+    A training in the same OUTPUT_DIR keeps its config and can still be resumed.
+    """
     model, allocation = run_post_training(cfg, load_float(cfg))
-    SafeCheckpointer(model, cfg.OUTPUT_DIR).save(QUANTIZED_NAME, bits=dict(allocation.bits))
+    SafeCheckpointer(model, cfg.OUTPUT_DIR).save(QUANTIZED_NAME, tag=False, bits=dict(allocation.bits))
+    save_config(cfg, f"{QUANTIZED_NAME}.yaml")
     return model
 
 
@@ -70,8 +82,11 @@ def load_quantized(cfg: CfgNode) -> DetrBase:
     """A quantized model from a file that `quantize` wrote.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: MODEL.WEIGHTS is a checkpoint in full precision.
     """
+    if not os.path.isfile(cfg.MODEL.WEIGHTS):
+        raise FileNotFoundError(f"checkpoint {cfg.MODEL.WEIGHTS!r} does not exist: check MODEL.WEIGHTS")
     bits = load_tensors(cfg.MODEL.WEIGHTS).get("bits")
     if bits is None:
         raise ValueError(

@@ -72,12 +72,13 @@ def evaluate_arms(
     for arm in arms:
         start = time.perf_counter()
         allocation = quantizer.allocate(arm, average_bits)
-        model, report = quantizer.quantize(allocation, arm)
+        quantized = quantizer.quantize(allocation, arm)
         seconds = time.perf_counter() - start
-        metrics, folder = _evaluate(cfg, model, _name(arm, quantizer, average_bits))
+        metrics, folder = _evaluate(cfg, quantized.model, _name(arm, quantizer, average_bits))
         allocation.save(os.path.join(folder, "allocation.json"))
-        report.save(os.path.join(folder, "coverage.json"))
-        results.append(ArmResult(str(arm), metrics, report.total_bytes, seconds, folder, allocation, model))
+        quantized.coverage.save(os.path.join(folder, "coverage.json"))
+        size = quantized.coverage.total_bytes
+        results.append(ArmResult(str(arm), metrics, size, seconds, folder, allocation, quantized.model))
     return results
 
 

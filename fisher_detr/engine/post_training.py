@@ -95,6 +95,15 @@ class QuantSettings:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized, calibrated model, its widths, and what of it is quantized."""
+
+    model: DetrBase
+    allocation: BitAllocation
+    coverage: CoverageReport
+
+
 class PostTrainingQuantizer:
     """Quantizes one full-precision model in any arm; what arms share is computed once.
 
@@ -209,8 +218,8 @@ class PostTrainingQuantizer:
             settings.time_limit,
         )
 
-    def quantize(self, allocation: BitAllocation, arm: Arm) -> tuple[DetrBase, CoverageReport]:
-        """A quantized, calibrated copy of the model with an arm's scales, and what of it is quantized."""
+    def quantize(self, allocation: BitAllocation, arm: Arm) -> QuantizedModel:
+        """A quantized, calibrated copy of the model, with an arm's scales."""
         model = copy.deepcopy(self.model)
         report = insert_quantizers(model, allocation, self.settings, self.scale_fisher(arm))
         if self.settings.activation_bits:
@@ -220,7 +229,7 @@ class PostTrainingQuantizer:
                 self.settings.activation_range,
                 percentile=self.settings.percentile,
             )
-        return model, report
+        return QuantizedModel(model, allocation, report)
 
     def _estimate_sensitivity(self, arm: Arm) -> SensitivityTable:
         settings, fisher = self.settings, self.scale_fisher(arm)
@@ -302,7 +311,7 @@ def insert_quantizers(
     )
 
 
-def run_post_training(cfg: CfgNode, model: DetrBase) -> tuple[DetrBase, BitAllocation]:
+def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     """Quantize a loaded model as the config says, and leave the files of the run in OUTPUT_DIR.
 
     Args:
@@ -323,8 +332,8 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> tuple[DetrBase, BitAlloc
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
         if arm is not Arm.UNIFORM:
             quantizer.sensitivity(arm).save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
-    quantized, report = quantizer.quantize(allocation, arm)
+    quantized = quantizer.quantize(allocation, arm)
     allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
-    report.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
-    logger.info("Coverage:\n%s", report)
-    return quantized, allocation
+    quantized.coverage.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
+    logger.info("Coverage:\n%s", quantized.coverage)
+    return quantized

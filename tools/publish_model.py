@@ -1,0 +1,125 @@
+#!/usr/bin/env python
+"""Measure a model by its config and enter it into the model zoo; `make zoo` then writes the page.
+
+A trained model, with its weights:
+    tools/publish_model.py --name street_detr_small --model "DETR, small ResNet" --train-seconds 4800 \
+        --config-file configs/street/detr_small.yaml MODEL.WEIGHTS output/street/detr_small/model_final.pth
+
+A model that is quantized after training, whose row is its command:
+    tools/publish_model.py --name street_detr_small_uniform_4bit --model "DETR, small ResNet" \
+        --config-file configs/street/detr_small_ptq.yaml ALLOCATION.ARM uniform
+"""
+
+import argparse
+import datetime
+import shlex
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+
+from fisher_detr.engine import (
+    environment,
+    evaluate,
+    float_bytes,
+    load_config,
+    load_float,
+    run_post_training,
+)
+from fisher_detr.model_zoo import Measured, Metric, Quantization, Training, ZooEntry, write_entry
+from fisher_detr.structures import Arm
+
+# What is published of a rerun: two processors may order float sums in two ways.
+TOLERANCE = 0.3
+SHIPPED = "fisher_detr/model_zoo/weights"
+
+
+def main() -> None:
+    """Parse the command line, measure, write the entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--name", required=True, help="of the entry: lower-case letters, digits and '_'")
+    parser.add_argument(
+        "--model", required=True, help="title; quantized models share it with their float one"
+    )
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--train-seconds", type=float, help="a trained model: the time its training took")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    args = parser.parse_args()
+    setup_logger(name="fisher_detr")
+    cfg = load_config(args.config_file, args.opts)
+    if bool(args.train_seconds) == cfg.QUANT.ENABLED:
+        parser.error("give --train-seconds for a trained model, and only for that")
+    path = publish_quantized(cfg, args) if cfg.QUANT.ENABLED else publish_trained(cfg, args)
+    print(f"{path} is written: look at it, then run `make zoo`")
+
+
+def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
+    """Evaluate a trained model; ship its weights without optimizer and schedule."""
+    model = load_float(cfg)
+    weights = f"{SHIPPED}/{args.name}.pth"
+    command = _command(args, ["--eval-only"], {"MODEL.WEIGHTS": weights})
+    entry = _entry(cfg, args, model, command, float_bytes(model))
+    training = Training(f"python tools/train_net.py --config-file {args.config_file}", args.train_seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"{args.name}.pth")
+        torch.save({"model": model.state_dict()}, file)
+        return write_entry(ZooEntry(**entry, training=training), file)
+
+
+def publish_quantized(cfg: CfgNode, args: argparse.Namespace) -> Path:
+    """Quantize and evaluate; the command makes the model again."""
+    start = time.perf_counter()
+    quantized = run_post_training(cfg, load_float(cfg))
+    arm = Arm(cfg.ALLOCATION.ARM)
+    quantization = Quantization(
+        arm=arm,
+        average_bits=cfg.ALLOCATION.AVERAGE_BITS,
+        activation_bits=cfg.QUANT.ACTIVATION.BITS,
+        critical_set=cfg.CRITICAL.TARGET if arm is Arm.FISHER_CRITICAL else None,
+    )
+    size = quantized.coverage.total_bytes
+    entry = _entry(cfg, args, quantized.model, _command(args, [], {}), size, start)
+    return write_entry(ZooEntry(**entry, quantization=quantization))
+
+
+def _entry(cfg: CfgNode, args: argparse.Namespace, model, command: str, size: int, start=None) -> dict:
+    start = time.perf_counter() if start is None else start
+    results = evaluate(cfg, model)["bbox"]
+    data_set, _, split = cfg.DATASETS.TEST[0].rpartition("_")
+    where = environment()
+    return {
+        "name": args.name,
+        "model": args.model,
+        "data_set": data_set,
+        "split": split,
+        "metrics": {
+            name: Metric(round(float(value), 2), TOLERANCE)
+            for name, value in results.items()
+            if name in ("AP", "AP50", "AP75") or (name.startswith("APcrit_") and np.isfinite(value))
+        },
+        "config": args.config_file,
+        "command": command,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "size_bytes": size,
+        "measured": Measured(
+            torch=where["torch"],
+            device=where["device"],
+            date=datetime.datetime.now(datetime.UTC).date(),
+            seconds=round(time.perf_counter() - start, 1),
+        ),
+    }
+
+
+def _command(args: argparse.Namespace, flags: list[str], replaced: dict[str, str]) -> str:
+    """The driver's command that makes the same numbers."""
+    opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True)) | replaced
+    words = [*flags, *(word for pair in opts.items() for word in pair)]
+    return shlex.join(["python", "tools/train_net.py", "--config-file", args.config_file, *words])
+
+
+if __name__ == "__main__":
+    main()
