@@ -2,9 +2,10 @@
 
 import os
 import pickle
-import zipfile
+import re
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
@@ -29,11 +30,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.backbone_only = backbone_only
 
-    def save(self, name: str, **kwargs: Any) -> None:
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Write `<save_dir>/<name>.pth`, then point `last_checkpoint` to it; a kill in between loses neither.
 
         Args:
             name: of the file, without `.pth`.
+            tag: whether a training may resume from it; otherwise `last_checkpoint` stays as it is.
             **kwargs: more to store.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -43,7 +45,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(f"{name}.pth")
+        if tag:
+            self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the newest checkpoint in `last_checkpoint`."""
@@ -56,16 +59,17 @@ class SafeCheckpointer(DetectionCheckpointer):
             FileNotFoundError: no such file.
             ValueError: the file is corrupt, or made for another model (keys and shapes are named).
         """
-        if path and not self.path_manager.isfile(path):
+        # An address is fetched; what else there is no file of is an error here.
+        if path and not os.path.isfile(self.path_manager.get_local_path(path)):
             raise FileNotFoundError(f"checkpoint {path} does not exist: check MODEL.WEIGHTS")
         self._path = path
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
-            return _zoo_format(load_array_pickle(filename))
+            return _with_weights(_zoo_format(load_array_pickle(filename)), filename)
         loaded = load_tensors(filename)
-        checkpoint = loaded if "model" in loaded else {"model": loaded}
+        checkpoint = _with_weights(loaded if "model" in loaded else {"model": loaded}, filename)
         if self.backbone_only and not self.model.state_dict().keys() & checkpoint["model"].keys():
             checkpoint["matching_heuristics"] = True
         return checkpoint
@@ -79,19 +83,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         only_backbone = checkpoint.get("matching_heuristics") or all(
             _in_backbone(k) for k in checkpoint["model"]
         )
+        stored = {key: tuple(value.shape) for key, value in checkpoint["model"].items()}
         incompatible = super()._load_model(checkpoint)
         missing = [key for key in incompatible.missing_keys if not _is_counter(key)]
         if self.backbone_only and only_backbone:
             missing = [key for key in missing if _in_backbone(key)]
-        unknown = [] if checkpoint.get("matching_heuristics") else incompatible.unexpected_keys
-        shapes = [
-            f"{key} is {there}, the model has {here}" for key, there, here in incompatible.incorrect_shapes
-        ]
+        unknown, wrong = incompatible.unexpected_keys, incompatible.incorrect_shapes
+        if checkpoint.get("matching_heuristics"):
+            unknown, wrong = [], self._other_shapes(missing, stored)
+            missing = [key for key in missing if key not in {key for key, _, _ in wrong}]
+        shapes = [f"{key} is {there}, the model has {here}" for key, there, here in wrong]
         if missing or unknown or shapes:
             raise ValueError(
                 self._mismatch({"other shapes": shapes, "missing keys": missing, "unknown keys": unknown})
             )
         return incompatible
+
+    def _other_shapes(self, missing: list[str], stored: dict[str, tuple]) -> list[tuple[str, tuple, tuple]]:
+        """Missing keys that Detectron2's heuristics found by a shorter name, and left out for their shape."""
+        here = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
+        return [
+            (key, shape, here[key])
+            for key in missing
+            for name, shape in stored.items()
+            if key.endswith(f".{name}") and shape != here[key]
+        ]
 
     def _mismatch(self, parts: dict[str, list[str]]) -> str:
         told = "; ".join(
@@ -111,16 +127,12 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        zipfile.BadZipFile,
-        ValueError,
-        KeyError,
-    ) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot read checkpoint {path} ({reason}): fetch or make it again") from None
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes raise whatever they happen to ask for
+        raise ValueError(
+            f"cannot read checkpoint {path} ({_reason(error)}): fetch or make it again"
+        ) from error
     if not isinstance(loaded, dict):
         raise ValueError(
             f"checkpoint {path} holds a {type(loaded).__name__}: expected a dictionary of tensors"
@@ -135,6 +147,34 @@ def _zoo_format(data: dict[str, Any]) -> dict[str, Any]:
     blobs = data.get("blobs", data)
     model = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _with_weights(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
+    weights = checkpoint["model"]
+    if isinstance(weights, dict):
+        strange = [str(key) for key, value in weights.items() if not _is_weight(key, value)]
+    else:
+        strange = [type(weights).__name__]
+    if strange:
+        raise ValueError(
+            f"checkpoint {path} holds something else than weights: {', '.join(strange[:_SHOWN])}; "
+            "expected arrays by name"
+        )
+    return checkpoint
+
+
+def _is_weight(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, torch.Tensor | np.ndarray)
+
+
+def _reason(error: Exception) -> str:
+    """One line; torch's own tells how to load the file all the same, which runs the code in it."""
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if asked:
+        return f"it asks for {asked[1]}, and only tensors are admitted"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no checkpoint, or a damaged one"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _in_backbone(key: str) -> bool:

@@ -44,15 +44,8 @@ def load_array_pickle(path: str | os.PathLike) -> dict[str, Any]:
 def _load(file: BinaryIO, path: str | os.PathLike) -> Any:
     try:
         return _ArrayUnpickler(file, encoding="latin1").load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        KeyError,
-    ) as error:
+    except Exception as error:  # damaged bytes raise whatever they happen to ask for
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"cannot read model file {path}: {error}; fetch it again, or convert it to .pth"
-        ) from None
+            f"cannot read model file {path} ({reason}): fetch it again, or convert it to .pth"
+        ) from error
