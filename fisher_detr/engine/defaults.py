@@ -2,50 +2,86 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from fisher_detr.config import add_fisher_detr_config
 from fisher_detr.data import register_from_config_strings
+from fisher_detr.engine.config_check import check_config
+from fisher_detr.engine.config_merge import merge_config
+from fisher_detr.files import write_text
 
 logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a config and register the data sets it names.
+    """Read a config, register the data sets it names, and check it.
 
     Args:
         config_file: a YAML file; empty: the defaults.
         overrides: alternating keys and values.
 
     Raises:
-        KeyError: a key that does not exist.
+        FileNotFoundError: no such config or annotation file.
+        ValueError: names all settings that are wrong, or what is wrong with the data.
     """
-    cfg = get_cfg()
-    add_fisher_detr_config(cfg)
-    if config_file:
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(overrides))
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %s and this machine has no GPU: running on the CPU", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
-    register_from_config_strings(cfg.DATASETS.REGISTER, used={*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST})
-    return cfg
+    return prepare(_read(config_file, overrides))
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config, start logging, seed, and keep a copy of the config in OUTPUT_DIR.
+    """Start logging to OUTPUT_DIR, seed, and get the frozen config that `load_config` would give.
+
+    Nothing is written but the log: see `save_config`.
 
     Args:
         args: of `detectron2.engine.default_argument_parser`.
     """
-    cfg = load_config(args.config_file, args.opts)
+    cfg = _read(args.config_file, args.opts)
+    start_logging(cfg.OUTPUT_DIR)
+    logger.info("Environment:\n%s", collect_env_info())
+    logger.info("Arguments: %s", args)
+    prepare(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="fisher_detr")
+    logger.info("Config:\n%s", cfg.dump())
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    return cfg
+
+
+def prepare(cfg: CfgNode) -> CfgNode:
+    """Fit a config to this machine in place, register its data sets, and check it."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s and this machine has no GPU: running on the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    register_from_config_strings(cfg.DATASETS.REGISTER, used={*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST})
+    check_config(cfg)
+    return cfg
+
+
+def start_logging(folder: str) -> None:
+    """Log to the terminal and to `log.txt` in a folder, in place of what was logged to before."""
+    # Detectron2 remembers its calls: without this a second run in one process would log twice, or not at all.
+    setup_logger.cache_clear()
+    for name in ("fvcore", "detectron2", "fisher_detr"):
+        logging.getLogger(name).handlers.clear()
+        setup_logger(folder, comm.get_rank(), name=name)
+
+
+def save_config(cfg: CfgNode, name: str = "config.yaml") -> None:
+    """Keep the config in OUTPUT_DIR, once what it names has been loaded."""
+    if comm.is_main_process():
+        write_text(os.path.join(cfg.OUTPUT_DIR, name), cfg.dump())
+
+
+def _read(config_file: str, overrides: Sequence[str]) -> CfgNode:
+    cfg = get_cfg()
+    add_fisher_detr_config(cfg)
+    merge_config(cfg, config_file, overrides)
     return cfg

@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -9,7 +10,6 @@ from detectron2.data import (
     DatasetCatalog,
     DatasetFromList,
     MapDataset,
-    MetadataCatalog,
     build_detection_train_loader,
 )
 from detectron2.data.samplers import InferenceSampler
@@ -19,7 +19,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fisher_detr.checkpoint import SafeCheckpointer
-from fisher_detr.critical import resolve_category_sets
 from fisher_detr.data import DetrDatasetMapper
 from fisher_detr.engine.optimizer import build_optimizer
 from fisher_detr.evaluation import CriticalCategoryEvaluator
@@ -32,6 +31,21 @@ class Trainer(DefaultTrainer):
         """Build model, optimizer, data and hooks from a frozen config."""
         super().__init__(cfg)
         self.model.register_forward_hook(refuse_non_finite)
+
+    def train(self) -> dict[str, Any]:
+        """Train to the last iteration; returns the metrics of the last evaluation."""
+        super().train()
+        return getattr(self, "_last_eval_results", {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Detectron2's, with the optimizer, which 0.6 leaves out: a resumed run keeps its moments."""
+        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self):
         """Detectron2's hooks on a checkpointer that never leaves half a file."""
@@ -57,7 +71,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """Batches of augmented training images, without end."""
+        """Batches of augmented training images, without end.
+
+        Raises:
+            ValueError: no data set is named.
+        """
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
         return build_detection_train_loader(cfg, mapper=DetrDatasetMapper(cfg, is_train=True))
 
     @classmethod
@@ -76,9 +96,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CriticalCategoryEvaluator:
         """Overall AP and AP of every set of CRITICAL.SETS."""
-        sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(dataset_name))
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return CriticalCategoryEvaluator(dataset_name, sets, output_dir=folder, top_k=cfg.MODEL.DETR.TOP_K)
+        return CriticalCategoryEvaluator(
+            dataset_name, cfg.CRITICAL.SETS, output_dir=folder, top_k=cfg.MODEL.DETR.TOP_K
+        )
 
 
 def refuse_non_finite(_model: nn.Module, _inputs: tuple, outputs: object) -> None:
@@ -87,13 +108,11 @@ def refuse_non_finite(_model: nn.Module, _inputs: tuple, outputs: object) -> Non
     Raises:
         FloatingPointError: names the losses and the iteration.
     """
-    if not isinstance(outputs, dict):
+    # One look at all losses: each would make the GPU wait.
+    if not isinstance(outputs, dict) or torch.stack([*outputs.values()]).isfinite().all():
         return
-    broken = [
-        f"{name} = {float(value):g}" for name, value in outputs.items() if not torch.isfinite(value).all()
-    ]
-    if broken:
-        raise FloatingPointError(
-            f"loss became NaN or infinite at iteration {get_event_storage().iter}: {', '.join(broken)}; "
-            "lower SOLVER.BASE_LR, clip gradients, or look at the images of this iteration"
-        )
+    broken = [f"{name} = {float(v):g}" for name, v in outputs.items() if not v.isfinite()]
+    raise FloatingPointError(
+        f"loss became NaN or infinite at iteration {get_event_storage().iter}: {', '.join(broken)}; "
+        "lower SOLVER.BASE_LR, clip gradients, or look at the images of this iteration"
+    )

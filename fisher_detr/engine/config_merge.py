@@ -1,0 +1,107 @@
+"""Reading settings from a file and the command line, with all mistakes in one error."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+
+def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] = ()) -> None:
+    """Merge a YAML file with its bases and then the overrides into a config, in place.
+
+    A whole number is accepted where a fraction is expected.
+
+    Args:
+        cfg: with the default of every key.
+        config_file: empty: none.
+        overrides: alternating full keys and values.
+
+    Raises:
+        FileNotFoundError: no such file, or no such base of it.
+        ValueError: not YAML, or settings that do not fit; all of them are named.
+    """
+    if len(overrides) % 2:
+        raise ValueError(
+            f"settings on the command line are pairs of KEY VALUE: {overrides[-1]!r} has no value"
+        )
+    settings = [*_leaves(_read(config_file), cfg)] if config_file else []
+    settings += zip(overrides[::2], overrides[1::2], strict=True)
+    mistakes = [mistake for key, value in settings if (mistake := _set(cfg, key, value))]
+    if mistakes:
+        raise ValueError("config: " + "; ".join(mistakes))
+
+
+def _read(config_file: str) -> dict[str, Any]:
+    try:
+        # Unsafe YAML may run code; no config needs it.
+        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"config file {error.filename} does not exist: check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config file {config_file} is not plain YAML ({reason}): repair it") from None
+    except TypeError:
+        content = None  # an empty file, or one below it
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"config file {config_file}, or a base of it, holds no settings: expected KEY: VALUE"
+        )
+    return content
+
+
+def _leaves(content: dict[str, Any], node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full keys and values; what the config does not know as a section is a value."""
+    for key, value in content.items():
+        below = node.get(key) if isinstance(node, CfgNode) else None
+        if isinstance(value, dict) and isinstance(below, CfgNode):
+            yield from _leaves(value, below, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> str | None:
+    """Set one key; what is wrong with it, or None."""
+    if cfg.key_is_renamed(key):
+        return f"{key} has another name now"
+    *path, name = str(key).split(".")
+    section = cfg
+    for part in path:
+        section = section.get(part) if isinstance(section, CfgNode) else None
+    if not isinstance(section, CfgNode) or name not in section:
+        return f"unknown key {key}{_nearest(str(key), list(_keys(cfg)))}"
+    default = section[name]
+    if isinstance(default, CfgNode):
+        return f"{key} is a section: name a key below it, such as {next(_keys(default, f'{key}.'))}"
+    return _set_value(cfg, key, value, default)
+
+
+def _set_value(cfg: CfgNode, key: str, value: Any, default: Any) -> str | None:
+    try:
+        cfg.merge_from_list([key, value])
+    except ValueError:
+        if isinstance(default, float) and not isinstance(value, bool):
+            try:
+                cfg.merge_from_list([key, float(value)])
+                return None
+            except (TypeError, ValueError):
+                pass
+        return f"{key} is {value!r}, expected {type(default).__name__} as in {default!r}"
+    return None
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """Keys of the same last part first: a section is forgotten more often than a letter."""
+    name = key.rpartition(".")[2]
+    same = [other for other in known if other.rpartition(".")[2] == name]
+    near = same[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    return f", did you mean {' or '.join(near)}?" if near else ""
