@@ -72,10 +72,11 @@ def quantize(cfg: CfgNode) -> DetrBase:
 
     A training in the same OUTPUT_DIR keeps its config and can still be resumed.
     """
-    model, allocation = run_post_training(cfg, load_float(cfg))
-    SafeCheckpointer(model, cfg.OUTPUT_DIR).save(QUANTIZED_NAME, tag=False, bits=dict(allocation.bits))
+    quantized = run_post_training(cfg, load_float(cfg))
+    checkpointer = SafeCheckpointer(quantized.model, cfg.OUTPUT_DIR)
+    checkpointer.save(QUANTIZED_NAME, tag=False, bits=dict(quantized.allocation.bits))
     save_config(cfg, f"{QUANTIZED_NAME}.yaml")
-    return model
+    return quantized.model
 
 
 def load_quantized(cfg: CfgNode) -> DetrBase:
