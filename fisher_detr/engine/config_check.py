@@ -10,7 +10,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.modeling import BoxLoss
 from fisher_detr.quantization import RangeMethod
-from fisher_detr.structures import MAX_BITS, MIN_BITS, Arm, Combination, ScaleMethod, SensitivityForm
+from fisher_detr.structures import (
+    MAX_BITS,
+    MIN_BITS,
+    Arm,
+    Combination,
+    ScaleMethod,
+    SensitivityForm,
+    check_widths,
+)
 
 _CHOICES: dict[str, type[enum.StrEnum]] = {
     "CRITICAL.BOX_LOSS": BoxLoss,
@@ -47,6 +55,10 @@ def _widths(cfg: CfgNode) -> Iterator[str]:
     bits = cfg.QUANT.ACTIVATION.BITS
     if bits and not MIN_BITS <= bits <= MAX_BITS:
         yield f"QUANT.ACTIVATION.BITS is {bits}, expected {MIN_BITS} to {MAX_BITS}, or 0 for none"
+    try:
+        check_widths(cfg.ALLOCATION.WIDTHS)
+    except ValueError as error:
+        yield f"ALLOCATION.WIDTHS: {error}"
     average = cfg.ALLOCATION.AVERAGE_BITS
     if not MIN_BITS <= average <= MAX_BITS:
         yield f"ALLOCATION.AVERAGE_BITS is {average:g}, expected {MIN_BITS} to {MAX_BITS}"

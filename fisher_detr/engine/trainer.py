@@ -111,7 +111,7 @@ def refuse_non_finite(_model: nn.Module, _inputs: tuple, outputs: object) -> Non
     # One look at all losses: each would make the GPU wait.
     if not isinstance(outputs, dict) or torch.stack([*outputs.values()]).isfinite().all():
         return
-    broken = [f"{name} = {float(v):g}" for name, v in outputs.items() if not v.isfinite()]
+    broken = [f"{name} = {v.item():g}" for name, v in outputs.items() if not v.isfinite()]
     raise FloatingPointError(
         f"loss became NaN or infinite at iteration {get_event_storage().iter}: {', '.join(broken)}; "
         "lower SOLVER.BASE_LR, clip gradients, or look at the images of this iteration"

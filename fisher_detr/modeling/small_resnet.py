@@ -1,6 +1,7 @@
 """A small ResNet for small images."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -41,6 +42,11 @@ def _check(channels: Sequence[int], blocks: Sequence[int], feature: str) -> None
         raise ValueError(
             f"MODEL.SMALL_RESNET.CHANNELS has {len(channels)} stages and BLOCKS {len(blocks)}: "
             "give both one entry for each stage"
+        )
+    if any(before == after for before, after in pairwise(channels)):
+        raise ValueError(
+            f"MODEL.SMALL_RESNET.CHANNELS is {tuple(channels)}: give each stage another width than the one "
+            "before (Detectron2's block halves the resolution of its shortcut only where the width changes)"
         )
     known = ["stem", *(f"res{i + 2}" for i in range(len(channels)))]
     if feature not in known:

@@ -62,3 +62,9 @@ def test_lists_of_different_length_are_named():
 def test_feature_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="MODEL.DETR.IN_FEATURE is 'res5'.*stem, res2, res3, res4"):
         build_backbone(make_cfg(IN_FEATURE="res5"))
+
+
+def test_equal_widths_are_named():
+    """Detectron2's basic block would fail in the forward pass: its shortcut keeps the resolution."""
+    with pytest.raises(ValueError, match=r"CHANNELS is \(8, 16, 16\): give each stage another width"):
+        build_backbone(make_cfg(CHANNELS=(8, 16, 16)))
