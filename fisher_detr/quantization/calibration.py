@@ -82,9 +82,9 @@ def observe_activations(
     Activations pass through unquantized meanwhile. The model runs in eval mode and without gradients; its
     modes are restored.
 
-    The histograms of float weights serve every bit allocation of one float model. On a toy (weights of 3 to 8
-    bits, two seeds) the output error was the same within 2 % either way at 8-bit activations; with 4-bit
-    weights and activations of 4 or 6 bits it was up to 4 % smaller behind quantized weights.
+    The histograms of float weights serve every bit allocation of one float model. On a toy (two seeds, ranges
+    by mse) the output error was the same within 2 % either way at 8-bit activations; with 4-bit weights and
+    activations of 4 or 6 bits it was 0.6 to 3.2 % smaller behind quantized weights.
 
     Args:
         model: a quantized model.
