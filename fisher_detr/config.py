@@ -21,6 +21,8 @@ def add_fisher_detr_config(cfg: CN) -> None:
 def _add_data(cfg: CN) -> None:
     # COCO-format data sets to register, each "name:annotations.json:image_root".
     cfg.DATASETS.REGISTER = ()
+    # Leave out boxes that are empty or outside their image (COCO train2017 has two); else refuse the file.
+    cfg.DATASETS.DROP_BAD_BOXES = False
     cfg.INPUT.DETR_AUG = CN()
     # Images for each forward pass of an evaluation. Batches of different image sizes are padded, which
     # changes the results a little (the padding leaks through convolutions behind a norm): keep 1 where sizes
@@ -48,7 +50,7 @@ def _add_backbone(cfg: CN) -> None:
 
 def _add_detr(cfg: CN) -> None:
     detr = cfg.MODEL.DETR = CN()
-    # Number n of categories without no-object. 0: taken from the first data set of DATASETS.TRAIN (or TEST).
+    # Number n of categories without no-object. 0: taken from the data sets.
     detr.NUM_CLASSES = 0
     detr.NUM_QUERIES = 100
     # Width d of the transformer.

@@ -20,6 +20,8 @@ from fisher_detr.files import write_text
 
 logger = logging.getLogger(__name__)
 
+SPLITS = ("TRAIN", "TEST")
+
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """Read a config, register the data sets it names, and check it.
@@ -47,7 +49,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     start_logging(cfg.OUTPUT_DIR)
     logger.info("Environment:\n%s", collect_env_info())
     logger.info("Arguments: %s", args)
-    prepare(cfg)
+    prepare(cfg, ("TEST",) if args.eval_only else SPLITS)
     cfg.freeze()
     logger.info("Config:\n%s", cfg.dump())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
@@ -55,12 +57,16 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def prepare(cfg: CfgNode) -> CfgNode:
-    """Fit a config to this machine in place, register its data sets, and check it."""
+def prepare(cfg: CfgNode, splits: Sequence[str] = SPLITS) -> CfgNode:
+    """Fit a config to this machine in place, register its data sets, read those of `splits`, and check it."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s and this machine has no GPU: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    register_from_config_strings(cfg.DATASETS.REGISTER, used={*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST})
+    register_from_config_strings(
+        cfg.DATASETS.REGISTER,
+        used={name for split in splits for name in cfg.DATASETS[split]},
+        drop_bad_boxes=cfg.DATASETS.DROP_BAD_BOXES,
+    )
     check_config(cfg)
     return cfg
 

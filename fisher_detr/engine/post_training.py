@@ -34,6 +34,7 @@ from fisher_detr.quantization import (
     quantizable_layers,
     quantization_error,
     quantize_model,
+    trace_products,
 )
 from fisher_detr.structures import (
     Arm,
@@ -225,11 +226,12 @@ class PostTrainingQuantizer:
         if self.settings.activation_bits:
             calibrate_activations(
                 model,
-                [[sample] for sample in self.samples],
+                [[sample] for sample in self.samples],  # one by one: no padding, whatever the sizes
                 self.settings.activation_range,
                 percentile=self.settings.percentile,
             )
-        return QuantizedModel(model, allocation, report)
+        traced = trace_products(model, lambda: model(self.samples[:1]))
+        return QuantizedModel(model, allocation, report.with_traced(traced))
 
     def _estimate_sensitivity(self, arm: Arm) -> SensitivityTable:
         settings, fisher = self.settings, self.scale_fisher(arm)

@@ -41,7 +41,7 @@ def image_gradients(
     objectives: tuple[str, ...] = ()
     constant: set[str] = set()
     with _requiring_grad(parameters):
-        images = tqdm(samples, desc="Fisher information", unit="image", disable=not progress)
+        images = tqdm(samples, desc="Fisher information", unit="image", disable=None if progress else True)
         for index, sample in enumerate(images):
             image = describe_sample(index, sample)
             with torch.enable_grad():  # not around the loop: the caller's code runs between images

@@ -217,15 +217,18 @@ def test_only_some_images(register):
 def test_processes_gather_their_predictions(register, tmp_path):
     name, outputs = register(mixed(6)), random_outputs(6)
     alone = evaluate(CriticalCategoryEvaluator(name, ["animal"], distributed=False), outputs)
+    # Not by fork: a child of a process whose threads have computed waits for them for ever.
+    json_file = MetadataCatalog.get(name).json_file
     torch.multiprocessing.start_processes(
-        _evaluate_share, (name, outputs, str(tmp_path)), nprocs=2, start_method="fork"
+        _evaluate_share, (name, json_file, outputs, str(tmp_path)), nprocs=2, start_method="spawn"
     )
     gathered = json.loads((tmp_path / "0.json").read_text())
     assert gathered["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)
     assert json.loads((tmp_path / "1.json").read_text()) == {}
 
 
-def _evaluate_share(rank, name, outputs, folder):
+def _evaluate_share(rank, name, json_file, outputs, folder):
+    register_coco_instances(name, {}, json_file, folder)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )

@@ -140,7 +140,7 @@ def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
 
 
 def num_classes_of(cfg) -> int:
-    """Number of categories: from the config, or where that is 0 from its first data set.
+    """Number of categories: from the config, or where that is 0 from its data sets.
 
     Raises:
         ValueError: neither tells.
@@ -148,10 +148,11 @@ def num_classes_of(cfg) -> int:
     if cfg.MODEL.DETR.NUM_CLASSES:
         return cfg.MODEL.DETR.NUM_CLASSES
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    classes = MetadataCatalog.get(names[0]).get("thing_classes") if names else None
-    if not classes:
+    known = [MetadataCatalog.get(name).get("thing_classes") for name in names]
+    classes = next((found for found in known if found), None)
+    if classes is None:
         raise ValueError(
-            f"MODEL.DETR.NUM_CLASSES is 0 and data set {names[:1]} has no category names: set the number, or "
+            f"MODEL.DETR.NUM_CLASSES is 0 and no data set of {names} has category names: set the number, or "
             "name a registered data set in DATASETS.TRAIN (DATASETS.REGISTER registers COCO-format files)"
         )
     return len(classes)
