@@ -1,0 +1,101 @@
+"""From arguments to a config: device, data sets, classes, checks, log."""
+
+import argparse
+import logging
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from fisher_detr.engine import load_config, setup
+from tests.engine.tiny_coco import make_tiny_coco, write_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    root = tmp_path_factory.mktemp("defaults")
+    make_tiny_coco(root / "data")
+    return write_config(root / "tiny.yaml", root / "data", root / "output", name="tiny_defaults")
+
+
+def test_device_falls_back_with_one_log_line(config, caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("fisher_detr"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "fisher_detr"):
+        assert load_config(str(config), ["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
+    assert [record.message for record in caplog.records] == [
+        "MODEL.DEVICE is cuda and this machine has no GPU: running on the CPU"
+    ]
+
+
+def test_device_stays_where_there_is_one(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load_config(str(config), ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+
+
+def test_number_of_classes_comes_from_the_data_set(config):
+    cfg = load_config(str(config))
+    assert cfg.MODEL.DETR.NUM_CLASSES == 0
+    assert build_model(cfg).class_embed.out_features == 3 + 1
+
+
+def test_mistakes_of_several_kinds_are_told_together(config):
+    overrides = ["ALLOCATION.ARM", "best", "CRITICAL.TARGET", "cats", "MODEL.DETR.NUM_CLASSES", "7"]
+    overrides += ["QUANT.ACTIVATION.BITS", "1", "DATASETS.TEST", "('tiny_default',)"]
+    with pytest.raises(ValueError) as error:
+        load_config(str(config), overrides)
+    for part in (
+        "ALLOCATION.ARM is 'best'",
+        "CRITICAL.TARGET, data set 'tiny_defaults': unknown critical category 'cats': did you mean 'cat'",
+        "NUM_CLASSES is 7, and data set 'tiny_defaults' has 3 categories",
+        "QUANT.ACTIVATION.BITS is 1, expected 2 to 8, or 0",
+        "DATASETS.TEST names the unknown data set 'tiny_default', did you mean tiny_defaults?",
+    ):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_sets_of_data_sets_without_supercategories_are_left_to_the_evaluator(config):
+    """Detectron2's own COCO sets: their annotation file, which may be absent, holds the super-categories."""
+    overrides = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "('coco_2017_val',)"]
+    cfg = load_config(str(config), [*overrides, "CRITICAL.TARGET", "vehicle"])
+    assert cfg.DATASETS.TEST == ("coco_2017_val",)
+
+
+def arguments(config, *opts, eval_only=False):
+    return argparse.Namespace(config_file=str(config), opts=list(opts), eval_only=eval_only)
+
+
+@pytest.fixture
+def quiet_loggers():
+    """Leave the loggers as they were."""
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "fisher_detr")]
+    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+
+
+def test_setup_logs_this_package_once_and_writes_nothing_else(
+    config, tmp_path, capsys, monkeypatch, quiet_loggers
+):
+    """Twice in one process, into two folders: the second run logs to its own folder only."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("one", "two"):
+        cfg = setup(arguments(config, "OUTPUT_DIR", str(tmp_path / name), "MODEL.DEVICE", "cuda"))
+        assert cfg.is_frozen()
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["log.txt"]
+        text = (tmp_path / name / "log.txt").read_text()
+        for line in ("running on the CPU", "Data set", "NUM_QUERIES: 6"):
+            assert text.count(line) <= 1
+        assert "running on the CPU" in text
+        assert "NUM_QUERIES: 6" in text
+        assert capsys.readouterr().out.count("running on the CPU") == 1
+
+
+def test_setup_seeds(config, tmp_path, quiet_loggers):
+    drawn = []
+    for _ in range(2):
+        setup(arguments(config, "OUTPUT_DIR", str(tmp_path), "SEED", "3"))
+        drawn.append(torch.rand(4))
+    assert torch.equal(*drawn)
