@@ -84,6 +84,39 @@ def test_the_unit_of_the_sensitivities_does_not_change_the_plan(problem):
             assert scaled.cost == pytest.approx(plan.cost * factor, rel=1e-12)
 
 
+@pytest.mark.parametrize("seed", [0, 9, 28, 45, 50, 89, 99])  # all but 0 failed before costs were rounded
+def test_the_unit_does_not_choose_among_equal_plans(seed):
+    """Many plans cost the same; the last bit of a rescaled cost must not decide."""
+    rng = np.random.default_rng(seed)
+    widths = (2, 3, 4, 5, 6, 7, 8)
+    counts = rng.choice([1000, 2000, 4000], int(rng.integers(4, 30)))
+    layers = [LayerInfo(str(i), int(n), 8) for i, n in enumerate(counts)]
+    cost = rng.choice([1.0, 2.0, 3.0, 5.0], (len(layers), 1)) * 4.0 ** -np.array(widths)
+    budget = budget_bytes(layers, rng.choice([3, 3.3, 4]))
+    bits = [allocate(cost * factor, layers, widths, budget).bits for factor in (1.0, 1e9, 1e-9)]
+    assert bits[0] == bits[1] == bits[2]
+
+
+def test_one_choice_may_hold_nearly_all_of_the_cost():
+    """Uniform 3 bits cost 10.5; the best plan takes 9 of it in one layer."""
+    layers = [LayerInfo("a", 1000, 1), LayerInfo("b", 1000, 1)]
+    cost = np.array([[100.0, 10.0, 0.0], [9.0, 0.5, 0.0]])
+    assert allocate(cost, layers, (2, 3, 4), budget_bytes(layers, 3)).bits == {"a": 4, "b": 2}
+
+
+def test_an_optimum_far_below_the_uniform_plan():
+    """In units of the uniform plan, HiGHS calls a plan optimal that is 4e-6 too dear."""
+    counts = [(3103055, 3), (59, 2), (714, 4), (173678, 11)]
+    layers = [LayerInfo(str(i), *sizes) for i, sizes in enumerate(counts)]
+    cost = np.array(
+        [[5e-2, 2e4, 8e8, 2e7], [5e-5, 5e8, 4e-8, 4e-8], [9e-9, 6e7, 7e-9, 3e-6], [7e8, 3e8, 3e2, 8e-1]]
+    )
+    plan = allocate(cost, layers, (2, 3, 4, 7), 1885620, gap=0.0)
+    optimum = brute_force(cost, sizes_of(layers, (2, 3, 4, 7)), 1885620)
+    assert plan.cost == pytest.approx(optimum, rel=1e-8)
+    assert plan.meta["gap"] <= 1e-8
+
+
 def test_layers_from_1e_12_to_1e_3(problem):
     """The optimum must not be lost below the absolute tolerances once the largest layers have their bits."""
     p = problem(0, 12, largest=3)
