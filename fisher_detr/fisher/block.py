@@ -70,7 +70,7 @@ def estimate_block_sensitivity(
         error: quantization error by layer name and width, called once for each.
         layers: the layers to allocate bits to, in the order of the table.
         widths: candidate widths in bits, ascending.
-        progress: show a progress bar.
+        progress: show a progress bar, on a terminal.
 
     Returns:
         The estimate; `.table(meta)` is its SensitivityTable.

@@ -67,7 +67,7 @@ def estimate_fisher(
         loss_fn: maps one image to scalar losses by objective (see `image_gradients`).
         parameters: weights by layer name.
         samples: the images.
-        progress: show a progress bar.
+        progress: show a progress bar, on a terminal.
 
     Returns:
         The estimate.

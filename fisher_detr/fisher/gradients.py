@@ -29,7 +29,7 @@ def image_gradients(
             It must depend on that image alone: a model in eval mode (no dropout, no batch statistics).
         parameters: weights by layer name; leaf tensors, each listed once.
         samples: the images.
-        progress: show a progress bar.
+        progress: show a progress bar, on a terminal.
 
     Yields:
         What to call the image in messages, and its gradients.

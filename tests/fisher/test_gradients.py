@@ -1,3 +1,6 @@
+import io
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -100,8 +103,11 @@ def test_aliased_and_computed_weights_are_refused(weight):
         gradients_of(lambda _: {"a": weight.sum()}, {"w": weight * 2})
 
 
-def test_progress_bar_can_be_off(weight, capfd):
-    list(image_gradients(lambda _: {"a": weight.sum()}, {"w": weight}, [1], progress=False))
-    assert capfd.readouterr() == ("", "")
-    list(image_gradients(lambda _: {"a": weight.sum()}, {"w": weight}, [1]))
-    assert "Fisher information" in capfd.readouterr().err
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_bar_is_shown_on_a_terminal_unless_it_is_off(weight, monkeypatch, progress, terminal):
+    stderr = io.StringIO()
+    stderr.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stderr)
+    list(image_gradients(lambda _: {"a": weight.sum()}, {"w": weight}, [1], progress=progress))
+    assert ("Fisher information" in stderr.getvalue()) == (progress and terminal)
