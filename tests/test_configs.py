@@ -1,0 +1,63 @@
+"""Every committed config is merged, built and stepped once, on small images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from fisher_detr.engine import Trainer, load_config
+from tests.modeling.test_detr import NUM_CLASSES, make_input
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NO_DATA = ["DATASETS.REGISTER", (), "DATASETS.TRAIN", (), "DATASETS.TEST", ()]
+
+
+def load(path: Path, *overrides):
+    options = [*NO_DATA, "MODEL.DETR.NUM_CLASSES", NUM_CLASSES, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
+    return load_config(str(path), [*options, *overrides])
+
+
+def cases() -> list:
+    paths = sorted(CONFIGS.rglob("*.yaml"))
+    return [
+        pytest.param(
+            path, id=str(path.relative_to(CONFIGS)), marks=[pytest.mark.slow] if is_large(path) else []
+        )
+        for path in paths
+    ]
+
+
+def is_large(path: Path) -> bool:
+    """ResNet-50 and deeper, but for the base of all of them."""
+    cfg = load(path)
+    large = cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone" and cfg.MODEL.RESNETS.DEPTH >= 50
+    return large and path.name != "Base-DETR.yaml"
+
+
+@pytest.mark.parametrize("path", cases())
+def test_config_builds_and_steps(path):
+    cfg = load(path)
+    model = build_model(cfg).train()
+    optimizer = Trainer.build_optimizer(cfg, model)
+    Trainer.build_lr_scheduler(cfg, optimizer)
+    weight = model.transformer.encoder[0].ffn.linear1.weight
+    before = weight.detach().clone()
+    losses = model([make_input(64, 96, 2, 1), make_input(64, 64, 0, 2)])
+    sum(losses.values()).backward()
+    optimizer.step()
+    assert not torch.equal(weight, before)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    with torch.no_grad():
+        (output,) = model.eval()([make_input(64, 96, 0)])
+    assert len(output["queries"]) == cfg.MODEL.DETR.NUM_QUERIES
+
+
+@pytest.mark.parametrize("path", [c.values[0] for c in cases()], ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_leaves_are_thin(path):
+    """A leaf says what is its own; a base says what is common."""
+    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 40
+    assert path.read_text().startswith("#"), "the first line says what the config is for"
+    if not path.name.startswith("Base"):
+        assert "_BASE_" in path.read_text()
