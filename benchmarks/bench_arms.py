@@ -74,7 +74,7 @@ def main() -> None:
     cfg = load_config(args.config_file, args.opts)
     start = time.perf_counter()
     study = measure(cfg, args.widths)
-    tables = [arms_table(study), *sets_tables(cfg, study, args.resamples)]
+    tables = [arms_table(study), *sets_tables(cfg, study, args.resamples), *targets_tables(study)]
     write_json(args.output, describe(cfg, study, tables, time.perf_counter() - start))
     print(json.dumps(tables, indent=1))
 
@@ -142,6 +142,27 @@ def sets_tables(cfg: CfgNode, study: Study, resamples: int) -> list[dict]:
             ids = [by_index[index] for index in category_set.indices]
             estimates[category_set.name] = bootstrap_ap(ground_truth, detections, ids, resamples)
         tables.append(_gains_table(width, study, estimates, resamples))
+    return tables
+
+
+def targets_tables(study: Study) -> list[dict]:
+    """For every width, APcrit of every set under every model: is the gain of a target its own?"""
+    names = [category_set.name for category_set in study.sets]
+    tables = []
+    for width, results in study.overall.items():
+        models = {result.name: result for result in results}
+        models |= {f"critical: {name}": result for name, result in study.critical[width].items()}
+        rows = [
+            [name, result.metrics["AP"], *(result.metrics[f"APcrit_{of}"] for of in names)]
+            for name, result in models.items()
+        ]
+        tables.append(
+            {
+                "caption": f"APcrit of every set (columns) by the set that was aimed at (rows), {width:g} bits",
+                "columns": ["model", "AP", *names],
+                "rows": rows,
+            }
+        )
     return tables
 
 
