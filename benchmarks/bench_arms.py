@@ -158,7 +158,7 @@ def targets_tables(study: Study) -> list[dict]:
         ]
         tables.append(
             {
-                "caption": f"APcrit of every set (columns) by the set that was aimed at (rows), {width:g} bits",
+                "caption": f"APcrit of every set (columns) by the set aimed at (rows), {width:g} bits",
                 "columns": ["model", "AP", *names],
                 "rows": rows,
             }

@@ -235,16 +235,11 @@ class PostTrainingQuantizer:
 
     def _estimate_sensitivity(self, arm: Arm) -> SensitivityTable:
         settings, fisher = self.settings, self.scale_fisher(arm)
-        errors = {
-            (name, bits): quantization_error(
-                weight, bits, settings.scale, settings.per_channel, fisher and fisher[name]
-            )
-            for name, weight in self.weights.items()
-            for bits in settings.widths
-        }
 
         def error(name: str, bits: int) -> Tensor:
-            return errors[name, bits]
+            importance = None if fisher is None else fisher[name]
+            weight = self.weights[name]
+            return quantization_error(weight, bits, settings.scale, settings.per_channel, importance)
 
         if settings.form is SensitivityForm.DIAGONAL:
             return diagonal_sensitivity(self.fisher, error, self.layers, settings.widths, self._meta(arm))
