@@ -2,7 +2,7 @@
 """Which way to spend the same bytes keeps the critical categories: all arms, widths and critical sets.
 
     benchmarks/bench_arms.py --config-file configs/street/detr_small_ptq.yaml --widths 3 4 5 \
-        --output benchmarks/results/street_arms.json DATASETS.TEST "('street_test',)"
+        --ablation-widths 4 --output benchmarks/results/street_arms.json DATASETS.TEST "('street_test',)"
 
 Every critical set is the target of `fisher_critical` once. Differences between arms come with bootstrap
 intervals over images (paired, 95 %).
@@ -32,6 +32,7 @@ from fisher_detr.engine import (
     environment,
     evaluate_arms,
     evaluate_full_precision,
+    evaluate_plan,
     load_config,
     load_float,
 )
@@ -52,12 +53,14 @@ class Study:
         full: full precision.
         overall: by width, the arms that know no critical set.
         critical: by width and set name, fisher_critical for that set.
+        scales_alone: by width and set name, uniform widths with the scales of fisher_critical.
     """
 
     sets: list[CategorySet]
     full: ArmResult
     overall: dict[float, list[ArmResult]]
     critical: dict[float, dict[str, ArmResult]]
+    scales_alone: dict[float, dict[str, ArmResult]]
 
 
 def main() -> None:
@@ -65,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--widths", type=float, nargs="+", default=[3, 4, 5])
+    parser.add_argument("--ablation-widths", type=float, nargs="*", default=[], help="also: scales alone")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--output", required=True, help="results file (JSON)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
@@ -73,58 +77,78 @@ def main() -> None:
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
     start = time.perf_counter()
-    study = measure(cfg, args.widths)
+    study = measure(cfg, args.widths, args.ablation_widths)
     tables = [arms_table(study), *sets_tables(cfg, study, args.resamples), *targets_tables(study)]
     write_json(args.output, describe(cfg, study, tables, time.perf_counter() - start))
     print(json.dumps(tables, indent=1))
 
 
-def measure(cfg: CfgNode, widths: Sequence[float]) -> Study:
+def measure(cfg: CfgNode, widths: Sequence[float], ablation_widths: Sequence[float]) -> Study:
     """Quantize and evaluate every arm, width and critical set."""
     sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
     full = evaluate_full_precision(cfg, load_float(cfg))
-    quantizer = _quantizer(cfg, "")
+    quantizer = _quantizer(cfg)
     overall = {width: evaluate_arms(cfg, quantizer, OVERALL_ARMS, width) for width in widths}
     critical: dict[float, dict[str, ArmResult]] = {width: {} for width in widths}
+    scales_alone: dict[float, dict[str, ArmResult]] = {width: {} for width in ablation_widths}
     for category_set in sets:
-        quantizer = _quantizer(cfg, category_set.name)
+        quantizer = _quantizer(cfg, category_set)
         for width in widths:
             (critical[width][category_set.name],) = evaluate_arms(
                 cfg, quantizer, [Arm.FISHER_CRITICAL], width
             )
-    return Study(sets, full, overall, critical)
+        for width in ablation_widths:
+            plan = quantizer.allocate(Arm.UNIFORM, width)
+            scales_alone[width][category_set.name] = evaluate_plan(
+                cfg, quantizer, plan, Arm.FISHER_CRITICAL, "uniform_critical_scales"
+            )
+    return Study(sets, full, overall, critical, scales_alone)
 
 
 def arms_table(study: Study) -> dict:
-    """AP and mean APcrit of every arm and width; fisher_critical is averaged over its targets."""
-    names = [category_set.name for category_set in study.sets]
-
-    def mean_critical(result: ArmResult) -> float:
-        return float(np.mean([result.metrics[f"APcrit_{name}"] for name in names]))
-
+    """AP and mean APcrit of every arm and width; what aims at one set is averaged over the sets."""
     full = study.full
-    rows = [["full precision", "32", full.metrics["AP"], mean_critical(full), full.size_bytes]]
+    rows = [["full precision", "32", full.metrics["AP"], _mean_critical(study, full), full.size_bytes]]
     for width, results in study.overall.items():
-        for result in results:
-            rows.append(
-                [result.name, f"{width:g}", result.metrics["AP"], mean_critical(result), result.size_bytes]
-            )
-        targets = study.critical[width]
-        rows.append(
+        rows += [
             [
-                "fisher_critical",
+                result.name,
                 f"{width:g}",
-                float(np.mean([result.metrics["AP"] for result in targets.values()])),
-                float(np.mean([targets[name].metrics[f"APcrit_{name}"] for name in names])),
-                max(result.size_bytes for result in targets.values()),
+                result.metrics["AP"],
+                _mean_critical(study, result),
+                result.size_bytes,
             ]
-        )
+            for result in results
+        ]
+        if width in study.scales_alone:
+            rows.append(_targeted_row("uniform, critical scales", width, study.scales_alone[width]))
+        rows.append(_targeted_row("fisher_critical", width, study.critical[width]))
+    names = ", ".join(category_set.name for category_set in study.sets)
     return {
-        "caption": f"AP and APcrit (mean over the sets {', '.join(names)}); fisher_critical aims at one set "
-        "at a time, its APcrit is that set's",
+        "caption": f"AP and APcrit (mean over the sets {names}). fisher_critical aims at one set at a time, "
+        "its APcrit is that set's; 'critical scales' has its scales and uniform widths",
         "columns": ["arm", "bits", "AP", "APcrit", "bytes"],
-        "rows": rows,
+        "rows": [[_cell(cell) for cell in row] for row in rows],
     }
+
+
+def _mean_critical(study: Study, result: ArmResult) -> float:
+    return float(np.mean([result.metrics[f"APcrit_{category_set.name}"] for category_set in study.sets]))
+
+
+def _targeted_row(title: str, width: float, targets: dict[str, ArmResult]) -> list:
+    return [
+        title,
+        f"{width:g}",
+        float(np.mean([result.metrics["AP"] for result in targets.values()])),
+        float(np.mean([result.metrics[f"APcrit_{name}"] for name, result in targets.items()])),
+        max(result.size_bytes for result in targets.values()),
+    ]
+
+
+def _cell(value: object) -> object:
+    """A set without objects has no AP, and JSON no NaN."""
+    return "none" if isinstance(value, float) and np.isnan(value) else value
 
 
 def sets_tables(cfg: CfgNode, study: Study, resamples: int) -> list[dict]:
@@ -153,7 +177,7 @@ def targets_tables(study: Study) -> list[dict]:
         models = {result.name: result for result in results}
         models |= {f"critical: {name}": result for name, result in study.critical[width].items()}
         rows = [
-            [name, result.metrics["AP"], *(result.metrics[f"APcrit_{of}"] for of in names)]
+            [name, *map(_cell, [result.metrics["AP"], *(result.metrics[f"APcrit_{of}"] for of in names)])]
             for name, result in models.items()
         ]
         tables.append(
@@ -195,7 +219,8 @@ def _gains_table(
 def _gains_row(name: str, full: float, arms: dict[str, BootstrapAP]) -> list:
     critical = arms["fisher_critical"]
     gains = [_gain(critical - arms[str(arm)]) for arm in OVERALL_ARMS]
-    return [name, full, *(arms[str(arm)].point for arm in OVERALL_ARMS), critical.point, *gains]
+    points = [full, *(arms[str(arm)].point for arm in OVERALL_ARMS), critical.point]
+    return [name, *map(_cell, points), *gains]
 
 
 def _gain(difference: BootstrapAP) -> str:
@@ -207,10 +232,10 @@ def _detections(result: ArmResult, category_set: CategorySet) -> list[dict]:
     return json.loads(Path(result.folder, f"critical_{category_set.name}_results.json").read_text())
 
 
-def _quantizer(cfg: CfgNode, target: str) -> PostTrainingQuantizer:
+def _quantizer(cfg: CfgNode, critical: CategorySet | None = None) -> PostTrainingQuantizer:
     cfg = cfg.clone()
-    cfg.CRITICAL.TARGET = target
-    return PostTrainingQuantizer.from_config(cfg, load_float(cfg))
+    cfg.CRITICAL.TARGET = ""
+    return PostTrainingQuantizer.from_config(cfg, load_float(cfg), critical)
 
 
 def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> dict:

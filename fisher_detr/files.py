@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -8,12 +9,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(
+    path: str | os.PathLike, write: Callable[[BinaryIO], None], durable: bool = True
+) -> None:
     """Write a file beside its destination and rename it into place.
 
     Args:
         path: destination; its folder is made when missing.
         write: called with the open binary file.
+        durable: wait until the bytes are on the disk, so that a power failure cannot leave an empty file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +26,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], None])
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     except BaseException:
@@ -58,6 +63,12 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
         return json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{what} {path} is not valid JSON ({error}): make it again or repair it") from None
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:

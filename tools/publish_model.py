@@ -3,16 +3,19 @@
 
 A trained model, with its weights:
     tools/publish_model.py --name street_detr_small --model "DETR, small ResNet" --train-seconds 4800 \
-        --config-file configs/street/detr_small.yaml MODEL.WEIGHTS output/street/detr_small/model_final.pth
+        --config-file configs/street/detr_small.yaml \
+        MODEL.WEIGHTS output/street/detr_small/model_final.pth DATASETS.TEST "('street_test',)"
 
 A model that is quantized after training, whose row is its command:
     tools/publish_model.py --name street_detr_small_uniform_4bit --model "DETR, small ResNet" \
-        --config-file configs/street/detr_small_ptq.yaml ALLOCATION.ARM uniform
+        --config-file configs/street/detr_small_ptq.yaml \
+        ALLOCATION.ARM uniform DATASETS.TEST "('street_test',)"
 """
 
 import argparse
 import datetime
 import shlex
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,6 +38,7 @@ from fisher_detr.structures import Arm
 
 # What is published of a rerun: two processors may order float sums in two ways.
 TOLERANCE = 0.3
+OVERALL = ("AP", "AP50", "AP75")
 SHIPPED = "fisher_detr/model_zoo/weights"
 
 
@@ -47,14 +51,29 @@ def main() -> None:
     )
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--train-seconds", type=float, help="a trained model: the time its training took")
+    parser.add_argument("--train-command", help="how it was trained, where the config alone does not say it")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args()
     setup_logger(name="fisher_detr")
-    cfg = load_config(args.config_file, args.opts)
-    if bool(args.train_seconds) == cfg.QUANT.ENABLED:
-        parser.error("give --train-seconds for a trained model, and only for that")
-    path = publish_quantized(cfg, args) if cfg.QUANT.ENABLED else publish_trained(cfg, args)
+    try:
+        path = publish(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"publish_model: {error}")
     print(f"{path} is written: look at it, then run `make zoo`")
+
+
+def publish(args: argparse.Namespace) -> Path:
+    """Measure and enter the model; returns the entry's file.
+
+    Raises:
+        ValueError: the arguments contradict the config.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    if "DATASETS.TEST" not in args.opts:
+        raise ValueError("name the split that the row is measured on: DATASETS.TEST \"('..._test',)\"")
+    if bool(args.train_seconds) == cfg.QUANT.ENABLED:
+        raise ValueError("give --train-seconds for a trained model, and only for that")
+    return publish_quantized(cfg, args) if cfg.QUANT.ENABLED else publish_trained(cfg, args)
 
 
 def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
@@ -63,7 +82,8 @@ def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
     weights = f"{SHIPPED}/{args.name}.pth"
     command = _command(args, ["--eval-only"], {"MODEL.WEIGHTS": weights})
     entry = _entry(cfg, args, model, command, float_bytes(model))
-    training = Training(f"python tools/train_net.py --config-file {args.config_file}", args.train_seconds)
+    by_config = f"python tools/train_net.py --config-file {args.config_file}"
+    training = Training(args.train_command or by_config, args.train_seconds)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{args.name}.pth")
         torch.save({"model": model.state_dict()}, file)
@@ -99,7 +119,7 @@ def _entry(cfg: CfgNode, args: argparse.Namespace, model, command: str, size: in
         "metrics": {
             name: Metric(round(float(value), 2), TOLERANCE)
             for name, value in results.items()
-            if name in ("AP", "AP50", "AP75") or (name.startswith("APcrit_") and np.isfinite(value))
+            if np.isfinite(value) and (name in OVERALL or name.startswith(("APcrit_", "AP_")))
         },
         "config": args.config_file,
         "command": command,

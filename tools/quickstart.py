@@ -30,13 +30,14 @@ from fisher_detr.engine import (
     load_config,
     load_float,
 )
-from fisher_detr.files import write_atomically, write_json
+from fisher_detr.files import read_json, write_atomically, write_json
 from fisher_detr.report import Boxes2D, compare_detections
 from fisher_detr.structures import Arm
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/street/detr_small_ptq.yaml"
 PICTURES = 4
+XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def main() -> None:
@@ -135,11 +136,15 @@ def draw_detections(cfg: CfgNode, results: list[ArmResult], path: Path) -> None:
     inputs = [mapper(record) for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
     critical = [int(np.isin(x["instances"].gt_classes, category_set.indices).sum()) for x in inputs]
     chosen = [inputs[i] for i in np.argsort(critical, kind="stable")[::-1][:PICTURES]]
-    shown = [result for result in results if result.name != Arm.FISHER_OVERALL]
+    image_ids = [x["image_id"] for x in chosen]
     picture = compare_detections(
         [x["image"].permute(1, 2, 0).numpy() for x in chosen],
         [_objects(x["instances"]) for x in chosen],
-        {result.name: [_found(result, x) for x in chosen] for result in shown},
+        {
+            result.name: _found(result, image_ids, metadata.thing_dataset_id_to_contiguous_id)
+            for result in results
+            if result.name != Arm.FISHER_OVERALL
+        },
         category_set,
         metadata.thing_classes,
     )
@@ -151,10 +156,18 @@ def _objects(instances) -> Boxes2D:
     return Boxes2D(instances.gt_boxes.tensor.numpy(), classes, np.ones(len(classes)))
 
 
-def _found(result: ArmResult, x: dict) -> Boxes2D:
-    instances = result.detect([x])[0]
-    columns = (instances.pred_boxes.tensor, instances.pred_classes, instances.scores)
-    return Boxes2D(*(column.cpu().numpy() for column in columns))
+def _found(result: ArmResult, image_ids: list[int], class_of: dict[int, int]) -> list[Boxes2D]:
+    """What the evaluator has stored of these images."""
+    stored = read_json(Path(result.folder) / "coco_instances_results.json", "detections")
+    of_images = [[found for found in stored if found["image_id"] == image_id] for image_id in image_ids]
+    return [
+        Boxes2D(
+            np.array([found["bbox"] for found in of_image]).reshape(-1, 4) @ XYWH_TO_XYXY,
+            np.array([class_of[found["category_id"]] for found in of_image], dtype=int),
+            np.array([found["score"] for found in of_image]),
+        )
+        for of_image in of_images
+    ]
 
 
 def step(text: str) -> None:

@@ -1,7 +1,13 @@
 """What drives: set-up, trainer, optimizer, post-training quantization."""
 
 from fisher_detr.engine.commands import evaluate, load_float, run_training_command
-from fisher_detr.engine.compare import ArmResult, evaluate_arms, evaluate_full_precision, float_bytes
+from fisher_detr.engine.compare import (
+    ArmResult,
+    evaluate_arms,
+    evaluate_full_precision,
+    evaluate_plan,
+    float_bytes,
+)
 from fisher_detr.engine.defaults import load_config, setup
 from fisher_detr.engine.environment import environment
 from fisher_detr.engine.post_training import PostTrainingQuantizer, run_post_training
@@ -15,6 +21,7 @@ __all__ = [
     "evaluate",
     "evaluate_arms",
     "evaluate_full_precision",
+    "evaluate_plan",
     "float_bytes",
     "load_config",
     "load_float",

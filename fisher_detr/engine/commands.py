@@ -10,11 +10,11 @@ from detectron2.evaluation import verify_results
 from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
 from fisher_detr.engine.defaults import save_config, setup
 from fisher_detr.engine.post_training import (
-    QuantSettings,
     float_model_for_quantization,
     insert_quantizers,
     run_post_training,
 )
+from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.modeling import DetrBase
 from fisher_detr.structures import BitAllocation

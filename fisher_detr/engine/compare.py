@@ -7,9 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Instances
 from torch import nn
 
 from fisher_detr.engine.post_training import PostTrainingQuantizer
@@ -34,7 +32,6 @@ class ArmResult:
             in the first that needs it.
         folder: where the evaluator has left its detections.
         allocation: the widths; None in full precision.
-        model: the model itself.
     """
 
     name: str
@@ -43,18 +40,12 @@ class ArmResult:
     seconds: float
     folder: str
     allocation: BitAllocation | None
-    model: DetrBase = dataclasses.field(repr=False)
-
-    @torch.no_grad()
-    def detect(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
-        """Detections on a batch."""
-        return [output["instances"] for output in self.model(batched_inputs)]
 
 
 def evaluate_full_precision(cfg: CfgNode, model: DetrBase) -> ArmResult:
     """Evaluate a float model; its size is that of float32."""
     metrics, folder = _evaluate(cfg, model, FULL_PRECISION)
-    return ArmResult(FULL_PRECISION, metrics, float_bytes(model), 0.0, folder, None, model)
+    return ArmResult(FULL_PRECISION, metrics, float_bytes(model), 0.0, folder, None)
 
 
 def evaluate_arms(
@@ -72,25 +63,42 @@ def evaluate_arms(
     for arm in arms:
         start = time.perf_counter()
         allocation = quantizer.allocate(arm, average_bits)
-        quantized = quantizer.quantize(allocation, arm)
-        seconds = time.perf_counter() - start
-        metrics, folder = _evaluate(cfg, quantized.model, _name(arm, quantizer, average_bits))
-        allocation.save(os.path.join(folder, "allocation.json"))
-        quantized.coverage.save(os.path.join(folder, "coverage.json"))
-        size = quantized.coverage.total_bytes
-        results.append(ArmResult(str(arm), metrics, size, seconds, folder, allocation, quantized.model))
+        results.append(evaluate_plan(cfg, quantizer, allocation, arm, str(arm), start))
     return results
+
+
+def evaluate_plan(
+    cfg: CfgNode,
+    quantizer: PostTrainingQuantizer,
+    allocation: BitAllocation,
+    scales: Arm,
+    name: str,
+    start: float | None = None,
+) -> ArmResult:
+    """Quantize by a plan and evaluate.
+
+    Args:
+        cfg: see `evaluate_arms`.
+        quantizer: of the full-precision model.
+        allocation: the widths.
+        scales: the arm whose Fisher information weighs the scales.
+        name: of the result.
+        start: when the work on this plan began, of `time.perf_counter`; None: now.
+    """
+    start = time.perf_counter() if start is None else start
+    quantized = quantizer.quantize(allocation, scales)
+    seconds = time.perf_counter() - start
+    target = f"_{quantizer.critical.name}" if quantizer.critical else ""
+    metrics, folder = _evaluate(cfg, quantized.model, f"{name}{target}_{allocation.budget_bytes}bytes")
+    allocation.save(os.path.join(folder, "allocation.json"))
+    quantized.coverage.save(os.path.join(folder, "coverage.json"))
+    return ArmResult(name, metrics, quantized.coverage.total_bytes, seconds, folder, allocation)
 
 
 def float_bytes(model: nn.Module) -> int:
     """Bytes of parameters and buffers in float32, each tensor once; batch counters and constants aside."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     return sum(4 * tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
-
-
-def _name(arm: Arm, quantizer: PostTrainingQuantizer, average_bits: float) -> str:
-    target = f"_{quantizer.critical.name}" if arm is Arm.FISHER_CRITICAL and quantizer.critical else ""
-    return f"{arm}{target}_{average_bits:g}bit"
 
 
 def _evaluate(cfg: CfgNode, model: DetrBase, name: str) -> tuple[dict[str, Any], str]:

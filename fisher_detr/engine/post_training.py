@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from torch import Tensor
 from fisher_detr.allocation import allocate_arm
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
+from fisher_detr.engine.quant_settings import QuantSettings
+from fisher_detr.files import sha256_of
 from fisher_detr.fisher import (
     FisherEstimate,
     LossFn,
@@ -26,7 +29,6 @@ from fisher_detr.fisher import (
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import (
     CoverageReport,
-    RangeMethod,
     calibrate_activations,
     fold_batch_norm,
     freeze_batch_norm,
@@ -40,7 +42,6 @@ from fisher_detr.structures import (
     Arm,
     BitAllocation,
     CategorySet,
-    Combination,
     LayerInfo,
     Objective,
     ScaleMethod,
@@ -49,51 +50,6 @@ from fisher_detr.structures import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class QuantSettings:
-    """The keys of QUANT and ALLOCATION that decide what a quantized model is; see config.py."""
-
-    skip: tuple[str, ...]
-    fold_norm: bool
-    attention_products: bool
-    per_channel: bool
-    scale: ScaleMethod
-    activation_bits: int
-    activation_range: RangeMethod
-    percentile: float
-    form: SensitivityForm
-    widths: tuple[int, ...]
-    objective: Objective
-    mip_gap: float
-    time_limit: float
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "QuantSettings":
-        """Read QUANT and ALLOCATION.
-
-        Raises:
-            ValueError: an option has none of its values.
-        """
-        quant, allocation = cfg.QUANT, cfg.ALLOCATION
-        return cls(
-            skip=tuple(quant.SKIP_LAYERS),
-            fold_norm=quant.FOLD_NORM,
-            attention_products=quant.ATTENTION_PRODUCTS,
-            per_channel=quant.WEIGHT.PER_CHANNEL,
-            scale=ScaleMethod(quant.WEIGHT.SCALE),
-            activation_bits=quant.ACTIVATION.BITS,
-            activation_range=RangeMethod(quant.ACTIVATION.RANGE),
-            percentile=quant.ACTIVATION.PERCENTILE,
-            form=SensitivityForm(allocation.SENSITIVITY),
-            widths=tuple(allocation.WIDTHS),
-            objective=Objective(
-                allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
-            ),
-            mip_gap=allocation.MIP_GAP,
-            time_limit=allocation.TIME_LIMIT,
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,17 +93,25 @@ class PostTrainingQuantizer:
         self._tables: dict[Objective, SensitivityTable] = {}
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, model: DetrBase) -> "PostTrainingQuantizer":
-        """Take calibration images from DATASETS.TRAIN and the critical set from CRITICAL.TARGET."""
+    def from_config(
+        cls, cfg: CfgNode, model: DetrBase, critical: CategorySet | None = None
+    ) -> "PostTrainingQuantizer":
+        """Take calibration images from DATASETS.TRAIN.
+
+        Args:
+            cfg: the config.
+            model: in full precision, with the weights of MODEL.WEIGHTS.
+            critical: the critical set; None: that of CRITICAL.TARGET, if it names one.
+        """
         calibration = cfg.QUANT.CALIBRATION
         records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
         drawn = sample_calibration_images(records, calibration.NUM_IMAGES, calibration.SEED)
         mapper = DetrDatasetMapper(cfg, is_train=False)
-        critical = None
-        if cfg.CRITICAL.TARGET:
+        if critical is None and cfg.CRITICAL.TARGET:
             critical = resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
         provenance = {
-            "weights": cfg.MODEL.WEIGHTS,
+            "weights": os.path.basename(cfg.MODEL.WEIGHTS),
+            "weights_sha256": sha256_of(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None,
             "datasets": list(cfg.DATASETS.TRAIN),
             "seed": calibration.SEED,
             "box_loss": cfg.CRITICAL.BOX_LOSS,
@@ -205,8 +169,13 @@ class PostTrainingQuantizer:
             arm: uniform, fisher_overall or fisher_critical.
             average_bits: the uniform width whose bytes are the budget.
             table: sensitivities of an earlier run; None: those of this one.
+
+        Raises:
+            ValueError: the table was made for another objective, checkpoint or kind of quantization.
         """
-        if table is None and arm is not Arm.UNIFORM:
+        if table is not None:
+            self._check_origin(table, arm)
+        elif arm is not Arm.UNIFORM:
             table = self.sensitivity(arm)
         settings = self.settings
         return allocate_arm(
@@ -253,15 +222,44 @@ class PostTrainingQuantizer:
         return image_losses(self.model, self.critical)
 
     def _meta(self, arm: Arm) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.settings)
-        return {
-            "arm": str(arm),
-            "settings": settings | {"skip": list(self.settings.skip), "widths": list(self.settings.widths)},
+        """Where a table comes from, as plain JSON."""
+        meta = {
+            "objective": dataclasses.asdict(self.objective(arm)),
+            "settings": dataclasses.asdict(self.settings),
             "critical_set": dataclasses.asdict(self.critical) if self.critical else None,
             "image_ids": [sample["image_id"] for sample in self.samples],
             "torch": torch.__version__,
             **self.provenance,
         }
+        return json.loads(json.dumps(meta))
+
+    def _check_origin(self, table: SensitivityTable, arm: Arm) -> None:
+        """A table of other images is welcome; one of another model or question is a mistake."""
+        expected = _decisive(self._meta(arm))
+        differing = [
+            f"{key} is {found!r}, here {expected[key]!r}"
+            for key, found in _decisive(table.meta).items()
+            if found != expected[key]
+        ]
+        if differing:
+            raise ValueError(
+                f"the sensitivity table was made for something else ({'; '.join(differing)}): "
+                "leave out ALLOCATION.SENSITIVITY_FILE to compute it"
+            )
+
+
+def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What two tables must agree in to be interchangeable."""
+    settings = meta.get("settings") or {}
+    keys = ("scale", "form", "per_channel", "fold_norm")
+    critical = meta.get("critical_set") or {}
+    return {
+        "objective": meta.get("objective"),
+        "critical set": critical.get("indices"),
+        "box_loss": meta.get("box_loss"),
+        "sha256 of the weights": meta.get("weights_sha256"),
+        **{key: settings.get(key) for key in keys},
+    }
 
 
 def image_losses(model: DetrBase, critical: CategorySet | None) -> LossFn:
@@ -322,7 +320,7 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     quantizer, keys = PostTrainingQuantizer.from_config(cfg, model), cfg.ALLOCATION
     arm = Arm(keys.ARM)
     if keys.ALLOCATION_FILE:
-        allocation = BitAllocation.load(keys.ALLOCATION_FILE)
+        allocation = _stored_allocation(keys.ALLOCATION_FILE, arm, quantizer.layers)
     elif keys.SENSITIVITY_FILE:
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, SensitivityTable.load(keys.SENSITIVITY_FILE))
     else:
@@ -334,3 +332,24 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     quantized.coverage.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
     logger.info("Coverage:\n%s", quantized.coverage)
     return quantized
+
+
+def _stored_allocation(path: str, arm: Arm, layers: Sequence[LayerInfo]) -> BitAllocation:
+    """The widths of an earlier run, if they are what the config calls them."""
+    allocation = BitAllocation.load(path)
+    made_for = allocation.meta.get("arm", str(arm))
+    if made_for != arm:
+        raise ValueError(
+            f"allocation file {path} is of arm {made_for}, and ALLOCATION.ARM is {arm}, whose scales are "
+            f"others: set ALLOCATION.ARM {made_for}"
+        )
+    if set(allocation.bits) == {
+        layer.name for layer in layers
+    }:  # other layers are quantize_model's to refuse
+        size = sum(layer.size_bytes(allocation.bits[layer.name]) for layer in layers)
+        if size != allocation.size_bytes:
+            raise ValueError(
+                f"allocation file {path} says {allocation.size_bytes} bytes, its widths take {size}: "
+                "make it again"
+            )
+    return allocation

@@ -2,13 +2,12 @@
 
 import dataclasses
 import difflib
-import hashlib
 import os
 from pathlib import Path
 
 import yaml
 
-from fisher_detr.files import write_atomically, write_text
+from fisher_detr.files import sha256_of, write_atomically, write_text
 from fisher_detr.model_zoo.schema import parse, plain
 from fisher_detr.model_zoo.zoo_entry import ZooEntry
 
@@ -100,9 +99,3 @@ def write_entry(new: ZooEntry, weights: str | os.PathLike | None = None) -> Path
         write_atomically(WEIGHTS / new.file, lambda file: file.write(stored))
     write_text(path, text)
     return path
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """Hexadecimal digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

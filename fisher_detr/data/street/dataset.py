@@ -19,6 +19,8 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from fisher_detr.files import write_atomically
+
 from .categories import categories
 from .generate import SPLITS, generate_picture
 from .scene import HEIGHT, WIDTH
@@ -58,11 +60,8 @@ class _Task:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes a file so that it is never seen half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    """Writes one of thousands of files, which can all be drawn again: not worth a wait for the disk."""
+    write_atomically(path, lambda file: file.write(data), durable=False)
 
 
 def _encode(value: object) -> bytes:

@@ -1,0 +1,53 @@
+"""The settings of a quantized model."""
+
+import dataclasses
+
+from detectron2.config import CfgNode
+
+from fisher_detr.quantization import RangeMethod
+from fisher_detr.structures import Combination, Objective, ScaleMethod, SensitivityForm
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantSettings:
+    """The keys of QUANT and ALLOCATION that decide what a quantized model is; see config.py."""
+
+    skip: tuple[str, ...]
+    fold_norm: bool
+    attention_products: bool
+    per_channel: bool
+    scale: ScaleMethod
+    activation_bits: int
+    activation_range: RangeMethod
+    percentile: float
+    form: SensitivityForm
+    widths: tuple[int, ...]
+    objective: Objective
+    mip_gap: float
+    time_limit: float
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "QuantSettings":
+        """Read QUANT and ALLOCATION.
+
+        Raises:
+            ValueError: an option has none of its values.
+        """
+        quant, allocation = cfg.QUANT, cfg.ALLOCATION
+        return cls(
+            skip=tuple(quant.SKIP_LAYERS),
+            fold_norm=quant.FOLD_NORM,
+            attention_products=quant.ATTENTION_PRODUCTS,
+            per_channel=quant.WEIGHT.PER_CHANNEL,
+            scale=ScaleMethod(quant.WEIGHT.SCALE),
+            activation_bits=quant.ACTIVATION.BITS,
+            activation_range=RangeMethod(quant.ACTIVATION.RANGE),
+            percentile=quant.ACTIVATION.PERCENTILE,
+            form=SensitivityForm(allocation.SENSITIVITY),
+            widths=tuple(allocation.WIDTHS),
+            objective=Objective(
+                allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
+            ),
+            mip_gap=allocation.MIP_GAP,
+            time_limit=allocation.TIME_LIMIT,
+        )
