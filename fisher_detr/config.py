@@ -38,7 +38,7 @@ def _add_data(cfg: CN) -> None:
 
 def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.SMALL_RESNET = CN()
-    # Output channels of res2 (stride 4), res3, res4, ... one stage for each entry.
+    # Output channels of res2 (stride 4), res3, res4 and res5: one stage for each entry, at most four.
     cfg.MODEL.SMALL_RESNET.CHANNELS = (32, 64, 128)
     # Residual blocks of each stage.
     cfg.MODEL.SMALL_RESNET.BLOCKS = (1, 2, 2)

@@ -6,9 +6,10 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou_loss
+from torchvision.ops import box_convert
 
 from fisher_detr.critical import collapse_labels, collapse_logits
+from fisher_detr.layers import paired_generalized_iou
 from fisher_detr.modeling.matcher import HungarianMatcher, Matching
 from fisher_detr.modeling.targets import Predictions, Targets
 from fisher_detr.structures import CategorySet
@@ -93,7 +94,7 @@ class SetCriterion:
         matched = boxes[matching.layer, matching.image, matching.group, matching.query]  # [M, 4]
         paired = objects[matching.target]
         l1 = (matched - paired).abs().sum(-1)
-        giou = generalized_box_iou_loss(
+        giou = 1 - paired_generalized_iou(
             box_convert(matched, "cxcywh", "xyxy"), box_convert(paired, "cxcywh", "xyxy")
         )
         weights = counts[matching.target].to(boxes.dtype) / (boxes.shape[2] * self._num_objects(counts))

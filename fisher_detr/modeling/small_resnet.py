@@ -7,6 +7,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
+_MAX_STAGES = 4  # what Detectron2's ResNet has names for
+
 
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
@@ -38,6 +40,11 @@ def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
 
 
 def _check(channels: Sequence[int], blocks: Sequence[int], feature: str) -> None:
+    if not 1 <= len(channels) <= _MAX_STAGES:
+        raise ValueError(
+            f"MODEL.SMALL_RESNET.CHANNELS has {len(channels)} stages: Detectron2's ResNet has 1 to "
+            f"{_MAX_STAGES}, res2 to res5"
+        )
     if len(channels) != len(blocks):
         raise ValueError(
             f"MODEL.SMALL_RESNET.CHANNELS has {len(channels)} stages and BLOCKS {len(blocks)}: "

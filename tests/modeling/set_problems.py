@@ -8,7 +8,7 @@ NUM_CLASSES = 5
 
 
 def random_boxes(shape, generator):
-    """Boxes inside the unit square with sides of at least 0.2, so that no eps of an IoU counts."""
+    """Boxes inside the unit square with sides of at least 0.2."""
     size = 0.2 + 0.3 * torch.rand(*shape, 2, generator=generator, dtype=torch.float64)
     center = size / 2 + torch.rand(*shape, 2, generator=generator, dtype=torch.float64) * (1 - size)
     return torch.cat([center, size], dim=-1)

@@ -76,7 +76,11 @@ def oracle_labels(batch):
     return labels
 
 
-@pytest.mark.parametrize("sizes", [[(96, 128)], [(96, 128), (64, 160)]], ids=["one", "padded"])
+@pytest.mark.parametrize(
+    "sizes",
+    [[(96, 128)], [(96, 128), (64, 160)], [(90, 121), (67, 150)], [(90, 121), (90, 120)]],
+    ids=["one", "padded", "no multiples of the stride", "padded by less than a cell"],
+)
 def test_logits_and_boxes_equal_transformers(pair, sizes):
     model, oracle = pair
     batch = [make_input(*size, 3, seed) for seed, size in enumerate(sizes)]
@@ -187,3 +191,23 @@ def test_groups_are_matched_on_their_own():
 def test_number_of_classes_must_be_known():
     with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
         build_model(make_cfg(NUM_CLASSES=0))
+
+
+def test_feature_that_the_backbone_does_not_give_is_named():
+    message = "IN_FEATURE is 'res4', the backbone gives res5: name one.*add it to MODEL.RESNETS.OUT_FEATURES"
+    with pytest.raises(ValueError, match=message):
+        build_model(make_cfg(IN_FEATURE="res4"))
+
+
+def test_forward_pass_asks_the_device_for_nothing(pair, monkeypatch):
+    """Each answer that Python asks for makes a GPU wait."""
+    model, _ = pair
+    images = model.preprocess([make_input(96, 128, 0), make_input(64, 96, 0)])
+
+    def refuse(_tensor):
+        raise AssertionError("asked for a value")
+
+    for name in ("__bool__", "item", "tolist", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    with torch.no_grad():
+        model.decode(images)

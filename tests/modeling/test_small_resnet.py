@@ -68,3 +68,11 @@ def test_equal_widths_are_named():
     """Detectron2's basic block would fail in the forward pass: its shortcut keeps the resolution."""
     with pytest.raises(ValueError, match=r"CHANNELS is \(8, 16, 16\): give each stage another width"):
         build_backbone(make_cfg(CHANNELS=(8, 16, 16)))
+
+
+@pytest.mark.parametrize("stages", [0, 5])
+def test_number_of_stages_that_detectron2_does_not_know(stages):
+    """It takes a fifth stage and then has no name for it that freezing or OUT_FEATURES would find."""
+    channels = tuple(8 * 2**i for i in range(stages))
+    with pytest.raises(ValueError, match=f"CHANNELS has {stages} stages: .* 1 to 4, res2 to res5"):
+        build_backbone(make_cfg(CHANNELS=channels, BLOCKS=(1,) * stages, IN_FEATURE="res6"))

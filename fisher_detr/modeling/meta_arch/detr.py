@@ -2,7 +2,7 @@
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import nn
 
@@ -50,7 +50,7 @@ class Detr(DetrBase):
         self.query_groups = query_groups
         self.deep_supervision = deep_supervision
         self.position_encoding = SinePositionEncoding(dim)
-        self.input_proj = nn.Conv2d(self.backbone.output_shape()[in_feature].channels, dim, 1)
+        self.input_proj = nn.Conv2d(_channels(self.backbone, in_feature), dim, 1)
         self.query_embed = nn.Embedding(num_queries * query_groups, dim)
         self.transformer = transformer
         self.class_embed = nn.Linear(dim, self.num_classes + 1)
@@ -97,7 +97,7 @@ class Detr(DetrBase):
         tokens, position = (
             x.flatten(2).transpose(1, 2) for x in (self.input_proj(features), self._positions(valid))
         )
-        mask = None if bool(valid.all()) else valid.flatten(1)  # [B, S]
+        mask = valid.flatten(1) if _is_padded(images) else None  # [B, S]
         groups = self.query_groups if self.training else 1
         queries = self.query_embed.weight[: groups * self.num_queries]
         states = self.transformer(tokens, position, mask, queries, groups)  # [L, B, G Q, D]
@@ -108,3 +108,18 @@ class Detr(DetrBase):
 
     def _positions(self, valid: torch.Tensor) -> torch.Tensor:
         return self.position_encoding(valid).to(self.input_proj.weight.dtype)
+
+
+def _is_padded(images: ImageList) -> bool:
+    """Told by the sizes, which the host knows: to ask the mask would make it wait for the GPU."""
+    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes)
+
+
+def _channels(backbone: Backbone, feature: str) -> int:
+    shapes = backbone.output_shape()
+    if feature not in shapes:
+        raise ValueError(
+            f"MODEL.DETR.IN_FEATURE is {feature!r}, the backbone gives {', '.join(shapes)}: "
+            "name one of these, or add it to MODEL.RESNETS.OUT_FEATURES"
+        )
+    return shapes[feature].channels
