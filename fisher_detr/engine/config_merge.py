@@ -63,8 +63,6 @@ def _leaves(content: dict[str, Any], node: Any, prefix: str = "") -> Iterator[tu
 
 def _set(cfg: CfgNode, key: str, value: Any) -> str | None:
     """Set one key; what is wrong with it, or None."""
-    if cfg.key_is_renamed(key):
-        return f"{key} has another name now"
     *path, name = str(key).split(".")
     section = cfg
     for part in path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from fisher_detr.engine import load_config, setup
+from fisher_detr.engine import defaults, load_config, setup
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
 
@@ -18,14 +18,12 @@ def config(tmp_path_factory):
     return write_config(root / "tiny.yaml", root / "data", root / "output", name="tiny_defaults")
 
 
-def test_device_falls_back_with_one_log_line(config, caplog, monkeypatch):
+def test_device_falls_back_with_one_log_line(config, monkeypatch):
+    told = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(logging.getLogger("fisher_detr"), "propagate", True)
-    with caplog.at_level(logging.WARNING, "fisher_detr"):
-        assert load_config(str(config), ["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
-    assert [record.message for record in caplog.records] == [
-        "MODEL.DEVICE is cuda and this machine has no GPU: running on the CPU"
-    ]
+    monkeypatch.setattr(defaults.logger, "warning", lambda message, *args: told.append(message % args))
+    assert load_config(str(config), ["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
+    assert told == ["MODEL.DEVICE is cuda and this machine has no GPU: running on the CPU"]
 
 
 def test_device_stays_where_there_is_one(config, monkeypatch):

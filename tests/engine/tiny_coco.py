@@ -73,7 +73,7 @@ def write_config(path: Path, data: Path, output: Path, name: str = "tiny") -> Pa
             "MAX_SIZE_TEST": SIDE,
         },
         "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "CHECKPOINT_PERIOD": 2, "BASE_LR": 1e-3, "STEPS": [3]},
-        "TEST": {"IMS_PER_BATCH": 4},
+        "TEST": {"IMS_PER_BATCH": 4, "EVAL_PERIOD": 2},
         "CRITICAL": {"TARGET": "animal"},
         "QUANT": {"CALIBRATION": {"NUM_IMAGES": 4}},
         "ALLOCATION": {"WIDTHS": [2, 4, 8]},

@@ -132,6 +132,13 @@ def test_resume_goes_on_where_training_stopped(trained, output):
     assert "AP" in metrics["bbox"]
 
 
+def test_resume_of_a_finished_training_only_evaluates(trained, output):
+    """What a kill between the last checkpoint and the evaluation leaves to do."""
+    before = {name: digest for name, digest in contents(output).items() if name.endswith(".pth")}
+    assert "AP" in trained.run("--resume", "OUTPUT_DIR", output)["bbox"]
+    assert {name: digest for name, digest in contents(output).items() if name.endswith(".pth")} == before
+
+
 def test_training_starts_from_given_weights(trained, output, tmp_path):
     """A learning rate of 0 and frozen norms: the model stays what it was loaded as."""
     new = tmp_path / "new"
@@ -145,16 +152,18 @@ def test_kill_and_resume(trained, tmp_path):
     """Killed while it saves a checkpoint at each iteration; what is named last is whole."""
     output = tmp_path / "killed"
     options = ["SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", output]
-    process = subprocess.Popen(
-        command(*trained.arguments(*options)),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    told = tmp_path / "stderr"
+    with told.open("w") as stderr:
+        process = subprocess.Popen(
+            command(*trained.arguments(*options)),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
     try:
         deadline = time.monotonic() + 200
         while len(list(output.glob("model_*.pth"))) < 3:
-            assert process.poll() is None, "training ended by itself"
+            assert process.poll() is None, told.read_text()[-3000:]
             assert time.monotonic() < deadline, "no checkpoint in time"
             time.sleep(0.05)
     finally:
@@ -389,11 +398,18 @@ def test_bad_plan_files(trained, output, tmp_path):
     plan = {"bits": {"no.such.layer": 4}, "size_bytes": 1, "budget_bytes": 1, "cost": None, "meta": {}}
     (tmp_path / "other.json").write_text(json.dumps(plan))
     assert "no.such.layer" in trained.error(*weights, "ALLOCATION.ALLOCATION_FILE", tmp_path / "other.json")
+    layer = {"name": "no.such.layer", "numel": 8, "num_scales": 1}
+    table = {"layers": [layer], "widths": [2, 4, 8], "form": "block"}
+    table |= {"terms": {"overall": [[3.0, 2.0, 1.0]]}, "traces": {"overall": [1.0]}}
+    table |= {"standard_errors": {}, "linear": {}, "meta": {}}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    found = trained.error(*weights, "ALLOCATION.SENSITIVITY_FILE", tmp_path / "table.json")
+    assert "the sensitivity table" in found
     assert contents(output) == before
 
 
 def test_diverged_training_names_loss_and_iteration(trained, output):
-    """A learning rate of 1e30: the second iteration has no finite loss. Killed runs are told the same way."""
+    """A learning rate of 1e30: the second iteration has no finite loss."""
     before = contents(output)
     options = ["SOLVER.BASE_LR", "1e30", "SOLVER.CHECKPOINT_PERIOD", 100, "SOLVER.MAX_ITER", 10]
     found = trained.error(*options, "OUTPUT_DIR", output)
