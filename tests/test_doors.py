@@ -56,7 +56,6 @@ WITHOUT = {
     "files": {"torch", "torchvision", "detectron2", "numpy"},
     "layers": {"detectron2"},
     "fisher": {"detectron2"},
-    "critical": {"detectron2"},
     "report": {"torch", "torchvision", "detectron2"},
 }
 READ_CFG = {"config", "engine"}
