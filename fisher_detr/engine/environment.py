@@ -12,7 +12,7 @@ def environment() -> dict[str, str]:
     """Versions and hardware, for the files in results/."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str, which YAML refuses
         "detectron2": detectron2.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
