@@ -21,7 +21,8 @@ def add_fisher_detr_config(cfg: CN) -> None:
 def _add_data(cfg: CN) -> None:
     # COCO-format data sets to register, each "name:annotations.json:image_root".
     cfg.DATASETS.REGISTER = ()
-    # Leave out boxes that are empty or outside their image (COCO train2017 has two); else refuse the file.
+    # Leave out boxes that are empty or outside their image (COCO train2017 has two), in training and
+    # evaluation; else refuse the file.
     cfg.DATASETS.DROP_BAD_BOXES = False
     cfg.INPUT.DETR_AUG = CN()
     # Images for each forward pass of an evaluation. Batches of different image sizes are padded, which

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from fisher_detr.structures import CategorySet
@@ -26,7 +27,7 @@ def resolve_category_sets(
 
     Args:
         specs: each as `resolve_category_set` takes it, or "supercategories" for every super-category as
-            a set of its own, or a set that is resolved already.
+            a set of its own (none where the data set has none), or a set that is resolved already.
         metadata: of the data set.
 
     Returns:
@@ -53,7 +54,7 @@ def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
 
     A member is looked up as a super-category first, then as a category, then as a data set id;
     "supercategory:fish", "category:fish" and "id:3" leave no choice. Without "name=" the set is called after
-    its members, with `_` for what is no letter or digit.
+    its members, with `_` for what is no letter or digit of any script.
 
     Args:
         spec: "member", "member+member" or "name=member+member".
@@ -74,7 +75,7 @@ def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
 
 
 def _named(name: str, indices: list[int], metadata: CategoryMetadata) -> CategorySet:
-    return CategorySet(re.sub(r"\W+", "_", name, flags=re.ASCII), tuple(indices), len(metadata.thing_classes))
+    return CategorySet(_plain(name), tuple(indices), len(metadata.thing_classes))
 
 
 def _expand(spec: str | CategorySet, metadata: CategoryMetadata) -> list[CategorySet]:
@@ -91,12 +92,29 @@ def _expand(spec: str | CategorySet, metadata: CategoryMetadata) -> list[Categor
     for index, name in enumerate(_supercategories(metadata)):
         if name:
             members.setdefault(name, []).append(index)
-    if not members:
-        raise ValueError(
-            "critical sets 'supercategories': the data set gives its categories no super-category; "
-            "write the sets as 'name=category+category'"
-        )
-    return [_named(name, indices, metadata) for name, indices in members.items()]
+    names = metric_names(list(members), [_id_of(indices[0], metadata) for indices in members.values()])
+    return [_named(name, indices, metadata) for name, indices in zip(names, members.values(), strict=True)]
+
+
+def metric_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
+    """Names with `_` for what is no letter or digit, and the id behind those that this would make equal.
+
+    Args:
+        names: of categories or super-categories.
+        ids: one data set id for each.
+    """
+    plain = [_plain(name) for name in names]
+    count = Counter(plain)
+    return [name if count[name] == 1 else f"{name}_{id_}" for name, id_ in zip(plain, ids, strict=True)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W+", "_", name)
+
+
+def _id_of(index: int, metadata: CategoryMetadata) -> int:
+    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
+    return next((id_ for id_, contiguous in ids.items() if contiguous == index), index)
 
 
 def _members(member: str, metadata: CategoryMetadata) -> list[int]:

@@ -15,10 +15,12 @@ logger = logging.getLogger(__name__)
 # Boxes of real sets often stick out by a rounding error: up to this many pixels they are clipped.
 TOLERANCE = 1.0
 
+_ID = int | str
+# Keys of each section and their types; sizes and boxes are checked on their own.
 _REQUIRED = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "images": {"id": _ID, "file_name": str, "height": object, "width": object},
+    "categories": {"id": _ID, "name": str},
+    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "bbox": object},
 }
 
 
@@ -35,6 +37,7 @@ class CocoAnnotations:
         image_ids: ascending.
         file_names: relative to the image root.
         sizes: height and width in pixels, `[I, 2]`.
+        positions: of each annotation in the file's list, `[N]`.
         image_index: position of each annotation's image in `image_ids`, `[N]`, ascending.
         class_index: contiguous class index, `[N]`.
         boxes: xywh in pixels, inside the image, `[N, 4]` float64.
@@ -47,6 +50,7 @@ class CocoAnnotations:
     image_ids: tuple[Any, ...]
     file_names: tuple[str, ...]
     sizes: np.ndarray
+    positions: np.ndarray
     image_index: np.ndarray
     class_index: np.ndarray
     boxes: np.ndarray
@@ -73,10 +77,11 @@ def read_annotations(path: str | os.PathLike, drop_bad_boxes: bool = False) -> C
     class_position = {category["id"]: i for i, category in enumerate(categories)}
     annotations = content["annotations"]
     _check_references(annotations, image_position, class_position, path)
-    annotations = sorted(annotations, key=lambda annotation: image_position[annotation["image_id"]])
+    index = np.array([image_position[a["image_id"]] for a in annotations], dtype=np.int64)
+    positions = np.argsort(index, kind="stable")
+    annotations, image_index = [annotations[i] for i in positions], index[positions]
 
     sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64).reshape(-1, 2)
-    image_index = np.array([image_position[a["image_id"]] for a in annotations], dtype=np.int64)
     boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
     clipped, problems = check_boxes(boxes, sizes[image_index])
     bad = np.flatnonzero(problems != "")
@@ -88,10 +93,11 @@ def read_annotations(path: str | os.PathLike, drop_bad_boxes: bool = False) -> C
     return CocoAnnotations(
         category_ids=tuple(category["id"] for category in categories),
         category_names=tuple(category["name"] for category in categories),
-        supercategories=tuple(category.get("supercategory") or "" for category in categories),
+        supercategories=tuple(str(category.get("supercategory") or "") for category in categories),
         image_ids=tuple(image["id"] for image in images),
         file_names=tuple(image["file_name"] for image in images),
         sizes=sizes,
+        positions=positions[keep],
         image_index=image_index[keep],
         class_index=np.array([class_position[a["category_id"]] for a in annotations], dtype=np.int64)[keep],
         boxes=clipped[keep],
@@ -147,10 +153,7 @@ def _check_structure(content: Any, path: str | os.PathLike) -> None:
                     f"annotation file {path} is not COCO: entry {_shorten(entry)} of {section!r} "
                     f"needs {', '.join(keys)}"
                 )
-            if not isinstance(entry["id"], int | str):
-                raise ValueError(
-                    f"annotation file {path} is not COCO: id {_shorten(entry['id'])} in {section!r}"
-                )
+            _check_types(entry, keys, section, path)
         _check_unique([entry["id"] for entry in entries], f"id in {section!r}", path)
     if not content["categories"]:
         raise ValueError(f"annotation file {path} has no categories: nothing can be detected")
@@ -160,6 +163,16 @@ def _check_structure(content: Any, path: str | os.PathLike) -> None:
             raise ValueError(
                 f"annotation file {path}: image {image['id']} ({image['file_name']}) has height "
                 f"{image['height']!r} and width {image['width']!r}, expected whole pixels above 0"
+            )
+
+
+def _check_types(entry: dict[str, Any], types: dict[str, Any], section: str, path: str | os.PathLike) -> None:
+    for key, kind in types.items():
+        value = entry[key]
+        if not isinstance(value, kind) or (kind is _ID and isinstance(value, bool)):
+            raise ValueError(
+                f"annotation file {path} is not COCO: {key} {_shorten(repr(value))} in {section!r}, "
+                f"expected {'text' if kind is str else 'a whole number or text'}"
             )
 
 

@@ -20,6 +20,19 @@ VARIANTS = (
 )
 
 
+def keep_annotations(ground_truth: COCO, positions: Sequence[int]) -> None:
+    """Leave only some annotations in the ground truth, in place.
+
+    Args:
+        ground_truth: as pycocotools reads it.
+        positions: of those that stay, in the file's list.
+    """
+    annotations = ground_truth.dataset["annotations"]
+    ground_truth.dataset["annotations"] = [annotations[i] for i in sorted(positions)]
+    with quiet():
+        ground_truth.createIndex()
+
+
 def complete_ground_truth(ground_truth: COCO) -> COCO:
     """Fill in, in place, what COCOeval reads and many COCO-format files leave out or get wrong.
 

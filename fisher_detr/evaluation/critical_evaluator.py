@@ -4,21 +4,23 @@ import dataclasses
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.structures import Instances
 from detectron2.utils.logger import log_first_n
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from fisher_detr.critical import collapse_logits, num_collapsed, resolve_category_sets
+from fisher_detr.critical import collapse_logits, metric_names, num_collapsed, resolve_category_sets
+from fisher_detr.data import CocoDataset, complete_metadata, dataset_ids
 from fisher_detr.evaluation.coco import (
     complete_ground_truth,
     evaluate_boxes,
+    keep_annotations,
     mean_precision,
     quiet,
     set_metrics,
@@ -60,6 +62,10 @@ class CriticalCategoryEvaluator(COCOEvaluator):
     filtering, each with 50, 75, S, M and L after "AP" or "APcrit", and `APcat_<category>` in place of
     Detectron2's `AP-<category>`, whose "-" hides it from the printed results.
 
+    The ground truth is the annotation file's, as for every COCO tool: boxes that reach up to a pixel out of
+    their image, which are clipped for training, count here as they are written. Only what
+    DATASETS.DROP_BAD_BOXES leaves out of a registered set is left out here too.
+
     The transform needs the logits of the queries: `output["queries"]`, Instances with `pred_boxes` (original
     size) and `logits` (`[Q, n + 1]` softmax head or `[Q, n]` sigmoid head). A model whose outputs have none
     (Faster R-CNN) gets the filtered AP only.
@@ -100,11 +106,13 @@ class CriticalCategoryEvaluator(COCOEvaluator):
             max_dets_per_image=max_dets_per_image,
             use_fast_impl=use_fast_impl,
         )
+        self._leave_out_dropped(dataset_name)
         complete_ground_truth(self._coco_api)
         self._top_k = top_k
         self._image_ids: Sequence[int] | None = None
-        self._dataset_ids = self._complete_metadata()
-        self._sets = resolve_category_sets(category_sets, self._metadata)
+        complete_metadata(dataset_name, self._coco_api.dataset["categories"])
+        self._dataset_ids = dataset_ids(dataset_name)
+        self._sets = self._resolve(list(category_sets))
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Keep the detections of a batch, those under the transform for every set; logits are not kept."""
@@ -148,7 +156,8 @@ class CriticalCategoryEvaluator(COCOEvaluator):
                 "only, there is no APcrit",
                 name=__name__,
             )
-        self._log_table()
+        if self._sets:
+            self._log_table()
 
     def _critical_metrics(
         self, predictions: list[dict[str, Any]], category_set: CategorySet
@@ -183,8 +192,9 @@ class CriticalCategoryEvaluator(COCOEvaluator):
         }
         for category_set in self._sets:
             results |= set_metrics(coco_eval, self._set_ids(category_set), "AP", category_set.name)
-        for name, id_ in zip(self._metadata.thing_classes, self._dataset_ids, strict=True):
-            results[f"APcat_{re.sub(r'[^0-9A-Za-z]+', '_', name)}"] = mean_precision(coco_eval, [id_])
+        names = metric_names(self._metadata.thing_classes, self._dataset_ids)
+        for name, id_ in zip(names, self._dataset_ids, strict=True):
+            results[f"APcat_{name}"] = mean_precision(coco_eval, [id_])
         return results
 
     def _evaluate_boxes(self, results: list[dict[str, Any]], category_ids: Sequence[int]) -> COCOeval:
@@ -200,21 +210,22 @@ class CriticalCategoryEvaluator(COCOEvaluator):
     def _set_ids(self, category_set: CategorySet) -> list[int]:
         return [self._dataset_ids[i] for i in category_set.indices]
 
-    def _complete_metadata(self) -> list[int]:
-        """Fill in what the metadata lack from the annotation file; the data set id of each class index."""
-        categories = {category["id"]: category for category in self._coco_api.dataset["categories"]}
-        metadata = self._metadata
-        if metadata.get("thing_classes") is None:
-            metadata.thing_classes = [categories[id_]["name"] for id_ in sorted(categories)]
-        if metadata.get("thing_dataset_id_to_contiguous_id") is None:
-            # Detectron2 writes a data set that is not COCO with the contiguous indices as ids.
-            metadata.thing_dataset_id_to_contiguous_id = {id_: i for i, id_ in enumerate(sorted(categories))}
-        ids = metadata.thing_dataset_id_to_contiguous_id
-        ordered = sorted(ids, key=ids.__getitem__)
-        if metadata.get("thing_supercategories") is None:
-            in_file = [categories.get(id_, {}) for id_ in ordered]
-            metadata.thing_supercategories = [category.get("supercategory") or "" for category in in_file]
-        return ordered
+    def _resolve(self, specs: list[CategorySet | str]) -> list[CategorySet]:
+        sets = resolve_category_sets(specs, self._metadata)
+        if specs and not sets:
+            log_first_n(
+                logging.INFO,
+                "The data set gives its categories no super-category: there is no critical set; name some in "
+                "CRITICAL.SETS, as in 'name=category+category'",
+                name=__name__,
+            )
+        return sets
+
+    def _leave_out_dropped(self, dataset_name: str) -> None:
+        """What registration has left out (DATASETS.DROP_BAD_BOXES) is nothing to find either."""
+        dataset = DatasetCatalog.data.get(dataset_name)
+        if isinstance(dataset, CocoDataset) and dataset.drop_bad_boxes:
+            keep_annotations(self._coco_api, dataset.annotations.positions)
 
     def _log_table(self) -> None:
         metrics = self._results["bbox"]

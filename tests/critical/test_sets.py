@@ -1,7 +1,7 @@
 import pytest
 from detectron2.data import Metadata
 
-from fisher_detr.critical import resolve_category_set, resolve_category_sets
+from fisher_detr.critical import metric_names, resolve_category_set, resolve_category_sets
 from fisher_detr.structures import CategorySet
 
 METADATA = Metadata(name="toy").set(
@@ -75,8 +75,21 @@ def test_one_name_for_two_sets():
 def test_metadata_without_supercategories_or_ids():
     metadata = Metadata(name="plain").set(thing_classes=["person", "car"])
     assert resolve_category_set("person", metadata).indices == (0,)
-    with pytest.raises(ValueError, match="gives its categories no super-category"):
-        resolve_category_sets(["supercategories"], metadata)
+    assert resolve_category_sets(["supercategories"], metadata) == []
+    with pytest.raises(ValueError, match="unknown critical category 'vehicle'"):
+        resolve_category_sets(["supercategories", "vehicle"], metadata)
+
+
+def test_names_of_other_scripts_and_names_that_become_equal():
+    metadata = Metadata(name="names").set(
+        thing_classes=["自転車", "a-b", "a b", "ä"],
+        thing_supercategories=["vélo", "x-y", "x y", "x-y"],
+        thing_dataset_id_to_contiguous_id={10: 0, 20: 1, 30: 2, 40: 3},
+    )
+    assert resolve_category_set("自転車", metadata).name == "自転車"
+    sets = resolve_category_sets(["supercategories"], metadata)
+    assert {s.name: s.indices for s in sets} == {"vélo": (0,), "x_y_20": (1, 3), "x_y_30": (2,)}
+    assert metric_names(metadata.thing_classes, [10, 20, 30, 40]) == ["自転車", "a_b_20", "a_b_30", "ä"]
 
 
 def test_resolved_sets_pass_through():

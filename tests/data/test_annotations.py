@@ -46,6 +46,7 @@ def test_images_and_categories_are_sorted_by_id(read):
     assert data.image_index.tolist() == [0, 1, 1]
     assert data.class_index.tolist() == [0, 1, 0]
     assert data.crowd.tolist() == [True, False, False]
+    assert data.positions.tolist() == [1, 0, 2]
     assert data.boxes.tolist() == [[0, 0, 60, 50], [10, 20, 30.5, 40], [0.1, 0.2, 0.3, 0.4]]
 
 
@@ -90,6 +91,7 @@ def test_bad_boxes_can_be_left_out(read, caplog):
     with caplog.at_level(logging.WARNING):
         data = read(content, drop_bad_boxes=True)
     assert len(data.boxes) == len(data.class_index) == len(data.image_index) == len(data.crowd) == 2
+    assert data.positions.tolist() == [1, 2]
     assert "annotation 1 of image 7" in caplog.text and len(caplog.records) == 1
 
 
@@ -116,7 +118,17 @@ def test_more_bad_boxes_are_counted(read):
             "id in 'categories' 1 appears more",
         ),
         (coco(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "category name 'a' appears more"),
-        (coco(categories=[{"id": [1], "name": "a"}]), "not COCO: id"),
+        (
+            coco(categories=[{"id": [1], "name": "a"}]),
+            r"id \[1\] in 'categories', expected a whole number or",
+        ),
+        (coco(categories=[{"id": True, "name": "a"}]), "id True in 'categories', expected a whole number"),
+        (coco(categories=[{"id": 1, "name": ["x"]}]), r"name \['x'\] in 'categories', expected text"),
+        (coco(categories=[{"id": 1, "name": 7}]), "name 7 in 'categories', expected text"),
+        (coco(images=[{"id": 1, "file_name": None, "height": 5, "width": 5}]), "file_name None in 'images'"),
+        (coco(images=[{"id": {}, "file_name": "a", "height": 5, "width": 5}]), "id {} in 'images'"),
+        (with_annotation(image_id=[1]), r"image_id \[1\] in 'annotations', expected a whole number or text"),
+        (with_annotation(category_id={}), "category_id {} in 'annotations', expected a whole number or text"),
         (with_annotation(image_id=8), "annotation 5 refers to the unknown image 8"),
         (with_annotation(category_id=8), "annotation 5 of image 7 refers to the unknown category 8"),
         (with_annotation(bbox=[1, 2, 3]), r"bbox \[1, 2, 3\], expected four numbers"),

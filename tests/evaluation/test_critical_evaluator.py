@@ -14,6 +14,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, Instances
 from pycocotools.cocoeval import COCOeval
 
+from fisher_detr.data import register_from_config_strings
 from fisher_detr.evaluation import CriticalCategoryEvaluator
 from fisher_detr.layers import select_detections
 from fisher_detr.structures import CategorySet
@@ -149,6 +150,41 @@ def test_an_existing_pipeline_needs_no_registration_here(tmp_path, register):
 def test_unknown_category(register):
     with pytest.raises(ValueError, match="unknown critical category 'cart': did you mean 'cat', 'car'"):
         CriticalCategoryEvaluator(register(toy()), ["cart"])
+
+
+def test_without_supercategories_there_are_no_sets_and_one_line_says_so(register, caplog, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
+    content = toy()
+    for category in content["categories"]:
+        del category["supercategory"]
+    output = detect([OBJECT], [[1.0, 0.0, 0.0, 0.0]])
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            evaluator = CriticalCategoryEvaluator(register(content), ["supercategories"], distributed=False)
+            results = evaluate(evaluator, [output])["bbox"]
+    assert results["AP"] == pytest.approx(100.0)
+    assert not any("crit" in name for name in results)
+    assert sum("no super-category" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_boxes_left_out_of_the_data_set_are_nothing_to_find(tmp_path, register):
+    content = toy()
+    content["annotations"].append(content["annotations"][0] | {"id": 7, "bbox": [60, 60, 20, 0], "area": 9})
+    register(toy(), name="unused")  # so that the catalogs are restored
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    register_from_config_strings([f"bad:{tmp_path}/bad.json:{tmp_path}"], drop_bad_boxes=True)
+    evaluator = CriticalCategoryEvaluator("bad", ["cat"], distributed=False)
+    output = detect([OBJECT], [[1.0, 0.0, 0.0, 0.0]])
+    assert evaluate(evaluator, [output])["bbox"]["AP"] == pytest.approx(100.0)
+
+
+def test_categories_whose_names_become_equal(register):
+    content = toy()
+    for category, name in zip(content["categories"], ["a-b", "a b", "été"], strict=True):
+        category["name"] = name
+    evaluator = CriticalCategoryEvaluator(register(content), [], distributed=False)
+    results = evaluate(evaluator, [detect([OBJECT], [[1.0, 0.0, 0.0, 0.0]])])["bbox"]
+    assert {"APcat_a_b_3", "APcat_a_b_5", "APcat_été"} <= results.keys()
 
 
 def test_files_for_a_later_bootstrap(register, tmp_path):
