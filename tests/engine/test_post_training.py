@@ -1,0 +1,155 @@
+"""The arms: each uses the Fisher information of its own objective, and what is stored is checked."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+
+from fisher_detr.critical import resolve_category_set
+from fisher_detr.engine import PostTrainingQuantizer, Trainer, evaluate_arms, evaluate_full_precision
+from fisher_detr.engine.defaults import load_config
+from fisher_detr.engine.post_training import image_losses, run_post_training
+from fisher_detr.fisher import estimate_fisher
+from fisher_detr.modeling import critical_losses
+from fisher_detr.modeling.targets import targets_of
+from fisher_detr.quantization import quantization_error
+from fisher_detr.structures import Arm, BitAllocation, Objective, ScaleMethod, SensitivityTable
+from tests.engine.tiny_coco import make_tiny_coco, write_config
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory):
+    """Aims at "vehicle": the one category beside "animal" is its own maximum, and L_F would be L_A."""
+    folder = tmp_path_factory.mktemp("arms")
+    make_tiny_coco(folder / "data")
+    path = write_config(folder / "tiny.yaml", folder / "data", folder / "output", name="tiny_arms")
+    return load_config(str(path), ["QUANT.ENABLED", "True", "CRITICAL.TARGET", "vehicle"])
+
+
+@pytest.fixture
+def model(cfg):
+    torch.manual_seed(0)
+    return Trainer.build_model(cfg).eval()
+
+
+@pytest.fixture
+def quantizer(cfg, model):
+    return PostTrainingQuantizer.from_config(cfg, model)
+
+
+def test_losses_of_an_image_are_the_two_objectives(quantizer):
+    model, sample = quantizer.model, quantizer.samples[-1]
+    found = image_losses(model, quantizer.critical)(sample)
+    predictions = model.decode(model.preprocess([sample]))
+    targets = targets_of([sample], model.device, torch.float32)
+    overall = sum(model.criterion(predictions, targets).values())
+    critical = sum(critical_losses(model.criterion, predictions, targets, quantizer.critical).values())
+    torch.testing.assert_close(found["overall"], overall)
+    torch.testing.assert_close(found["critical"], critical)
+    assert not torch.isclose(overall, critical)
+
+
+def test_every_arm_weighs_its_scales_by_its_own_objective(quantizer):
+    fisher = estimate_fisher(
+        image_losses(quantizer.model, quantizer.critical), quantizer.weights, quantizer.samples, False
+    )
+    alone, both = fisher.combined(Objective(1.0, 0.0)), fisher.combined(quantizer.settings.objective)
+    for arm, expected in ((Arm.UNIFORM, alone), (Arm.FISHER_OVERALL, alone), (Arm.FISHER_CRITICAL, both)):
+        found = quantizer.scale_fisher(arm)
+        # An overall factor is irrelevant to the scales.
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values)
+    assert not all(torch.allclose(alone[n] / alone[n].sum(), both[n] / both[n].sum()) for n in alone)
+
+
+def test_block_sensitivity_is_that_of_the_actual_error(quantizer):
+    """One entry of the table by hand: E[(g'd)^2] over the calibration images."""
+    table = quantizer.sensitivity(Arm.FISHER_CRITICAL)
+    row, column = 3, 1
+    name, bits = table.layers[row].name, table.widths[column]
+    weight, importance = quantizer.weights[name], quantizer.scale_fisher(Arm.FISHER_CRITICAL)[name]
+    error = quantization_error(weight, bits, ScaleMethod.FISHER, True, importance)
+    losses = image_losses(quantizer.model, quantizer.critical)
+    for objective in ("overall", "critical"):
+        projections = [
+            float((torch.autograd.grad(losses(sample)[objective], weight)[0] * error).double().sum())
+            for sample in quantizer.samples
+        ]
+        expected = np.mean(np.square(projections))
+        assert table.terms[objective][row, column] == pytest.approx(expected, rel=1e-3)
+
+
+def test_arms_have_the_same_budget_and_the_float_model_stays(quantizer):
+    before = {name: weight.clone() for name, weight in quantizer.weights.items()}
+    plans = [quantizer.allocate(arm, 4.0) for arm in Arm]
+    assert len({plan.budget_bytes for plan in plans}) == 1
+    assert all(plan.size_bytes <= plan.budget_bytes for plan in plans)
+    quantized = quantizer.quantize(plans[-1], Arm.FISHER_CRITICAL)
+    assert quantized.coverage.quantized_bytes == plans[-1].size_bytes
+    for name, weight in quantizer.weights.items():
+        assert torch.equal(weight, before[name])
+
+
+def test_fisher_critical_needs_a_set(cfg, model):
+    other = cfg.clone()
+    other.CRITICAL.TARGET = ""
+    with pytest.raises(ValueError, match=r"CRITICAL.TARGET"):
+        PostTrainingQuantizer.from_config(other, model).allocate(Arm.FISHER_CRITICAL, 4.0)
+
+
+def test_a_given_set_takes_the_place_of_the_target(cfg, model):
+    animal = resolve_category_set("animal", MetadataCatalog.get("tiny_arms"))
+    assert PostTrainingQuantizer.from_config(cfg, model, animal).critical == animal
+
+
+def test_a_stored_table_gives_the_same_plan(quantizer, tmp_path):
+    quantizer.sensitivity(Arm.FISHER_CRITICAL).save(tmp_path / "table.json")
+    stored = SensitivityTable.load(tmp_path / "table.json")
+    plan = quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, stored)
+    assert plan.bits == quantizer.allocate(Arm.FISHER_CRITICAL, 4.0).bits
+
+
+def test_a_table_of_another_question_is_refused(quantizer):
+    table = quantizer.sensitivity(Arm.FISHER_OVERALL)
+    with pytest.raises(ValueError, match="objective"):
+        quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, table)
+    other = dataclasses.replace(table, meta={**table.meta, "critical_set": {"indices": [0, 1]}})
+    with pytest.raises(ValueError, match="critical set"):
+        quantizer.allocate(Arm.FISHER_OVERALL, 4.0, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"meta": {"arm": "uniform"}}, "is of arm uniform"),
+        ({"size_bytes": 1}, "says 1 bytes"),
+    ],
+)
+def test_a_plan_that_is_not_what_it_is_called_is_refused(cfg, model, quantizer, tmp_path, change, message):
+    plan = quantizer.allocate(Arm.FISHER_CRITICAL, 4.0)
+    dataclasses.replace(plan, **change).save(tmp_path / "plan.json")
+    assert BitAllocation.load(tmp_path / "plan.json")
+    other = cfg.clone()
+    other.ALLOCATION.ALLOCATION_FILE = str(tmp_path / "plan.json")
+    other.OUTPUT_DIR = str(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run_post_training(other, model)
+
+
+def test_arms_side_by_side(cfg, model, tmp_path):
+    other = cfg.clone()
+    other.OUTPUT_DIR = str(tmp_path)
+    numel = sum(tensor.numel() for tensor in model.state_dict().values() if tensor.is_floating_point())
+    full = evaluate_full_precision(other, model)
+    results = evaluate_arms(other, PostTrainingQuantizer.from_config(other, model), list(Arm), 4.0)
+    assert [result.name for result in results] == list(Arm)
+    assert len({result.folder for result in [full, *results]}) == 4
+    assert full.size_bytes == 4 * numel
+    for result in results:
+        assert result.size_bytes < full.size_bytes / 2
+        assert "APcrit_animal" in result.metrics
+        with open(f"{result.folder}/allocation.json") as file:
+            assert json.load(file)["bits"] == dict(result.allocation.bits)

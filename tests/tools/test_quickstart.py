@@ -1,0 +1,77 @@
+"""The quickstart: its table and picture from stored results, and, marked slow, the whole command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import quickstart
+
+from fisher_detr.engine import ArmResult, load_config
+from fisher_detr.structures import Arm, BitAllocation
+from tests.engine.tiny_coco import make_tiny_coco, write_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """A config and the results of three arms, whose detections are the objects; uniform has found nothing."""
+    content = make_tiny_coco(tmp_path / "data")
+    config = write_config(tmp_path / "t.yaml", tmp_path / "data", tmp_path / "output", name=tmp_path.name)
+    cfg = load_config(str(config))
+    detections = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in content["annotations"]
+    ]
+    results = []
+    arms = {"full_precision": detections, str(Arm.UNIFORM): [], str(Arm.FISHER_CRITICAL): detections}
+    for name, found in arms.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "coco_instances_results.json").write_text(json.dumps(found))
+        plan = BitAllocation({"a": 4}, 100, 100) if name != "full_precision" else None
+        metrics = {"AP": 41.25, "APcrit_animal": 30.0, "APl": float("nan")}
+        results.append(ArmResult(name, metrics, 1234567, 2.0, str(folder), plan))
+    return cfg, results
+
+
+def test_table_has_full_precision_first(measured):
+    lines = quickstart.table(*measured).splitlines()
+    assert lines[0].split() == ["arm", "AP", "APcrit_animal", "bytes", "seconds"]
+    assert lines[2].split() == ["full_precision", "41.2", "30.0", "1,234,567", "2"]
+    assert [line.split()[0] for line in lines[3:]] == ["uniform", "fisher_critical"]
+
+
+def test_summary_is_json(measured):
+    content = json.loads(json.dumps(quickstart.summary(*measured), allow_nan=False))
+    assert content["critical_set"] == "animal"
+    assert content["arms"][0]["metrics"] == {"AP": 41.25, "APcrit_animal": 30.0, "APl": None}
+    assert content["arms"][1]["bits"] == {"a": 4}
+
+
+def test_picture_shows_what_the_evaluator_has_stored(measured, tmp_path):
+    cfg, results = measured
+    quickstart.draw_detections(cfg, results, tmp_path / "picture.png")
+    picture = cv2.imread(str(tmp_path / "picture.png"))
+    assert picture is not None
+    # The outer columns are of the same detections, the middle one of none. Titles stand above row 40.
+    width = picture.shape[1] // 3
+    first, middle, last = picture[40:, :120], picture[40:, width + 4 : width + 124], picture[40:, -120:]
+    assert abs(first.astype(int) - middle[: len(first)]).mean() > 1
+    assert np.abs(picture[40:, :128].astype(int) - picture[40:, -128:]).max() == 0
+    assert last.shape == first.shape
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_command(tmp_path):
+    command = [sys.executable, ROOT / "tools" / "quickstart.py", "--output", tmp_path, "--num-test", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fisher_critical" in done.stdout
+    assert len(json.loads((tmp_path / "summary.json").read_text())["arms"]) == 4
+    assert (tmp_path / "detections.png").stat().st_size > 10_000
