@@ -57,7 +57,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is corrupt, or made for another model (keys and shapes are named).
+            ValueError: the file is corrupt, or made for another model (keys, shapes, widths are named).
         """
         # An address is fetched; what else there is no file of is an error here.
         if path and not os.path.isfile(self.path_manager.get_local_path(path)):
@@ -84,7 +84,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             _in_backbone(k) for k in checkpoint["model"]
         )
         stored = {key: tuple(value.shape) for key, value in checkpoint["model"].items()}
-        incompatible = super()._load_model(checkpoint)
+        try:
+            incompatible = super()._load_model(checkpoint)
+        except RuntimeError as error:  # what modules say of their own state, a line each
+            raise ValueError(self._misfit(str(error).splitlines()[1:] or [str(error)])) from None
         missing = [key for key in incompatible.missing_keys if not _is_counter(key)]
         if self.backbone_only and only_backbone:
             missing = [key for key in missing if _in_backbone(key)]
@@ -108,6 +111,13 @@ class SafeCheckpointer(DetectionCheckpointer):
             for name, shape in stored.items()
             if key.endswith(f".{name}") and shape != here[key]
         ]
+
+    def _misfit(self, lines: list[str]) -> str:
+        more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        return (
+            f"checkpoint {self._path} does not fit the model "
+            f"({'; '.join(line.strip() for line in lines[:_SHOWN])}{more}): use the config it was made with"
+        )
 
     def _mismatch(self, parts: dict[str, list[str]]) -> str:
         told = "; ".join(

@@ -2,9 +2,11 @@
 
 import difflib
 import enum
-from collections.abc import Callable, Iterator
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
@@ -15,10 +17,13 @@ from fisher_detr.structures import (
     MIN_BITS,
     Arm,
     Combination,
+    Objective,
     ScaleMethod,
     SensitivityForm,
     check_widths,
 )
+
+logger = logging.getLogger(__name__)
 
 _CHOICES: dict[str, type[enum.StrEnum]] = {
     "CRITICAL.BOX_LOSS": BoxLoss,
@@ -28,20 +33,40 @@ _CHOICES: dict[str, type[enum.StrEnum]] = {
     "ALLOCATION.SENSITIVITY": SensitivityForm,
     "ALLOCATION.COMBINE": Combination,
 }
+# Keys of Detectron2 that nothing here reads, and what to set instead.
+_IGNORED = {
+    "SOLVER.NESTEROV": "SOLVER.MOMENTUM is plain momentum",
+    "SOLVER.WEIGHT_DECAY_NORM": "SOLVER.WEIGHT_DECAY holds for all parameters",
+    "SOLVER.WEIGHT_DECAY_BIAS": "SOLVER.WEIGHT_DECAY holds for all parameters",
+    "SOLVER.BIAS_LR_FACTOR": "SOLVER.BACKBONE_MULTIPLIER is the only factor on the learning rate",
+    "INPUT.CROP": "INPUT.DETR_AUG says how to crop",
+    "TEST.AUG": "images are evaluated once",
+    "TEST.DETECTIONS_PER_IMAGE": "MODEL.DETR.TOP_K is the number of detections",
+}
 
 
-def check_config(cfg: CfgNode) -> None:
-    """Check the settings that need no model.
+def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> None:
+    """Check the settings that need no model; warn of those that do nothing, or nothing good.
 
     Args:
         cfg: its data sets are registered.
+        splits: ("TEST",) where only a finished model is evaluated: what makes one is not checked then.
 
     Raises:
         ValueError: names every mistake.
     """
-    mistakes = [*_choices(cfg), *_widths(cfg), *_clipping(cfg), *_data_sets(cfg), *_critical_sets(cfg)]
+    mistakes = [*_choices(cfg), *_widths(cfg), *_clipping(cfg), *_data_sets(cfg), *_class_lists(cfg)]
+    mistakes += _critical_sets(cfg, "CRITICAL.SETS", "TEST", resolve_category_sets)
+    quantizes = "TRAIN" in splits and cfg.QUANT.ENABLED
+    trains = "TRAIN" in splits and not cfg.QUANT.ENABLED
+    if quantizes:
+        mistakes += [*_quantization(cfg), *_allocation(cfg)]
+    if trains:
+        mistakes += _mixed_precision(cfg)
     if mistakes:
         raise ValueError("config: " + "; ".join(mistakes))
+    for warning in [*_without_effect(cfg), *(_frozen_at_random(cfg) if trains else ())]:
+        logger.warning("%s", warning)
 
 
 def _choices(cfg: CfgNode) -> Iterator[str]:
@@ -89,25 +114,84 @@ def _data_sets(cfg: CfgNode) -> Iterator[str]:
                 )
 
 
-def _critical_sets(cfg: CfgNode) -> Iterator[str]:
+def _class_lists(cfg: CfgNode) -> Iterator[str]:
+    """A model has one list of classes: other names, or another order, would be scored as wrong detections."""
+    names = dict.fromkeys(name for key in ("TRAIN", "TEST") for name in cfg.DATASETS[key])
+    known = {name: MetadataCatalog.get(name).get("thing_classes") for name in names if name in DatasetCatalog}
+    known = {name: classes for name, classes in known.items() if classes}
+    for (first, expected), (name, found) in itertools.product(list(known.items())[:1], known.items()):
+        if found != expected:
+            pairs = enumerate(itertools.zip_longest(expected, found))
+            index, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            yield (
+                f"data sets {first!r} and {name!r} have other categories: class {index} is {one!r} in the "
+                f"first and {other!r} in the second; give both the same names in the order of their ids"
+            )
+
+
+def _critical_sets(cfg: CfgNode, key: str, split: str, resolve: Callable) -> Iterator[str]:
     """The sets are resolved on the split that uses them, where its super-categories are known by now."""
-    uses: list[tuple[str, str, Callable]] = [
-        (name, "CRITICAL.SETS", lambda m: resolve_category_sets(cfg.CRITICAL.SETS, m))
-        for name in cfg.DATASETS.TEST
-    ]
-    if cfg.CRITICAL.TARGET:
-        uses += [
-            (name, "CRITICAL.TARGET", lambda m: resolve_category_set(cfg.CRITICAL.TARGET, m))
-            for name in cfg.DATASETS.TRAIN
-        ]
-    for name, key, resolve in uses:
+    for name in cfg.DATASETS[split]:
         metadata = MetadataCatalog.get(name)
         if metadata.get("thing_supercategories") is None:
             continue
         try:
-            resolve(metadata)
+            resolve(_get(cfg, key), metadata)
         except ValueError as error:
             yield f"{key}, data set {name!r}: {error}"
+
+
+def _mixed_precision(cfg: CfgNode) -> Iterator[str]:
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        yield "SOLVER.AMP.ENABLED is True and MODEL.DEVICE cpu: mixed precision needs a GPU, set it to False"
+
+
+def _quantization(cfg: CfgNode) -> Iterator[str]:
+    quant = cfg.QUANT
+    percentile = quant.ACTIVATION.PERCENTILE
+    if not 50 < percentile <= 100:
+        yield f"QUANT.ACTIVATION.PERCENTILE is {percentile:g}, expected above 50 and at most 100"
+    if quant.ATTENTION_PRODUCTS and not quant.ACTIVATION.BITS:
+        yield (
+            "QUANT.ATTENTION_PRODUCTS quantizes activations and QUANT.ACTIVATION.BITS is 0: "
+            f"set it to {MIN_BITS} to {MAX_BITS}"
+        )
+    if quant.CALIBRATION.NUM_IMAGES < 1:
+        yield f"QUANT.CALIBRATION.NUM_IMAGES is {quant.CALIBRATION.NUM_IMAGES}, expected 1 or more"
+
+
+def _allocation(cfg: CfgNode) -> Iterator[str]:
+    keys = cfg.ALLOCATION
+    if not 0 <= keys.MIP_GAP < 1:
+        yield f"ALLOCATION.MIP_GAP is {keys.MIP_GAP:g}, expected at least 0 and below 1"
+    if not keys.TIME_LIMIT > 0:
+        yield f"ALLOCATION.TIME_LIMIT is {keys.TIME_LIMIT:g}, expected seconds above 0"
+    if keys.ARM == Arm.UNIFORM and not float(keys.AVERAGE_BITS).is_integer():
+        yield f"ALLOCATION.AVERAGE_BITS is {keys.AVERAGE_BITS:g}, expected a whole number with ARM 'uniform'"
+    try:
+        Objective(keys.OVERALL_WEIGHT, keys.CRITICAL_WEIGHT)
+    except ValueError as error:
+        yield f"ALLOCATION.OVERALL_WEIGHT, CRITICAL_WEIGHT: {error}"
+    if cfg.CRITICAL.TARGET:
+        yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
+    elif keys.ARM == Arm.FISHER_CRITICAL:
+        yield "CRITICAL.TARGET is empty: ALLOCATION.ARM fisher_critical needs a critical set, name it there"
+
+
+def _without_effect(cfg: CfgNode) -> Iterator[str]:
+    default = get_cfg()
+    for key, instead in _IGNORED.items():
+        if _get(cfg, key) != _get(default, key):
+            yield f"{key} is set and has no effect here: {instead}"
+
+
+def _frozen_at_random(cfg: CfgNode) -> Iterator[str]:
+    frozen = cfg.MODEL.BACKBONE.FREEZE_AT
+    if frozen > 0 and not cfg.MODEL.WEIGHTS:
+        yield (
+            f"MODEL.BACKBONE.FREEZE_AT is {frozen} and MODEL.WEIGHTS is empty: the frozen layers of a new "
+            "model keep random weights; name weights of the backbone, or set FREEZE_AT to 0"
+        )
 
 
 def _get(cfg: CfgNode, key: str):

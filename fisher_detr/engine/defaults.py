@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from fisher_detr.config import add_fisher_detr_config
-from fisher_detr.data import register_from_config_strings
+from fisher_detr.data import complete_metadata, register_from_config_strings
 from fisher_detr.engine.config_check import check_config
 from fisher_detr.engine.config_merge import merge_config
 from fisher_detr.files import write_text
@@ -62,12 +63,11 @@ def prepare(cfg: CfgNode, splits: Sequence[str] = SPLITS) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s and this machine has no GPU: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    register_from_config_strings(
-        cfg.DATASETS.REGISTER,
-        used={name for split in splits for name in cfg.DATASETS[split]},
-        drop_bad_boxes=cfg.DATASETS.DROP_BAD_BOXES,
-    )
-    check_config(cfg)
+    used = {name for split in splits for name in cfg.DATASETS[split]}
+    register_from_config_strings(cfg.DATASETS.REGISTER, used, cfg.DATASETS.DROP_BAD_BOXES)
+    for name in sorted(used & DatasetCatalog.keys()):
+        complete_metadata(name)
+    check_config(cfg, splits)
     return cfg
 
 

@@ -106,8 +106,7 @@ class FakeQuantizer(nn.Module):
         loaded_bits = state_dict.get(prefix + "bits")
         if loaded_bits is not None and int(loaded_bits) != self.spec.bits:
             errors.append(
-                f"{prefix[:-1]}: the state dict has {int(loaded_bits)} bits, the model {self.spec.bits}: "
-                "build the model with the bit allocation that the state dict was made with"
+                f"{prefix[:-1]}: the state dict has {int(loaded_bits)} bits, the model {self.spec.bits}"
             )
             return
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)

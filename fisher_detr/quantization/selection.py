@@ -5,6 +5,7 @@ them.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 
 from detectron2.layers import Conv2d
@@ -56,7 +57,11 @@ def weight_groups(model: nn.Module, skip: Sequence[str] = ()) -> list[WeightGrou
 
     Returns:
         list: in the order of the model's parameters.
+
+    Raises:
+        ValueError: a skipped path is no module of the model; the nearest are named.
     """
+    _require_modules(model, skip)
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -97,6 +102,18 @@ def layer_infos(
 def is_product(module: nn.Module) -> bool:
     """Whether a module multiplies its input by a weight matrix."""
     return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+
+
+def _require_modules(model: nn.Module, paths: Sequence[str]) -> None:
+    """What a misspelt path was to protect would be quantized without a word."""
+    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    for path in paths:
+        if path not in known:
+            near = difflib.get_close_matches(path, known, n=3) or [name for name in known if "." not in name]
+            raise ValueError(
+                f"the model has no module {path!r} to keep in full precision (QUANT.SKIP_LAYERS), "
+                f"near are {', '.join(near)}"
+            )
 
 
 def _group(model: nn.Module, names: tuple[str, ...], skip: Sequence[str]) -> WeightGroup:

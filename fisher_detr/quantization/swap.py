@@ -49,11 +49,10 @@ def quantize_model(
         CoverageReport: everything that is and is not quantized.
 
     Raises:
-        ValueError: the allocation does not fit the model, or options contradict each other; the model is
-            unchanged.
+        ValueError: the allocation does not fit the model, a skipped path is no module of it, or options
+            contradict each other; the model is unchanged.
     """
     groups = weight_groups(model, skip)
-    _warn_unused(model, skip)
     quantized = [group for group in groups if not group.reason]
     widths = _widths(quantized, allocation, bits)
     require_fisher(widths, scale, fisher)
@@ -112,10 +111,3 @@ def _convert_products(model: nn.Module, skip: Sequence[str], spec: QuantSpec) ->
 
 def _is_below(name: str, path: str) -> bool:
     return name == path or name.startswith(f"{path}.")
-
-
-def _warn_unused(model: nn.Module, skip: Sequence[str]) -> None:
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    for path in skip:
-        if path not in names:
-            logger.warning("No module %r to keep in full precision: check the list of skipped layers", path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
+from fisher_detr.quantization import quantize_model
 from tests.checkpoint.small_detr import make_detr, make_resnet_detr
 
 
@@ -273,3 +274,16 @@ def test_imagenet_weights(shared_data):
     stored = stored.get("model", stored)
     assert len(stored) > 50
     assert_backbone_is(model, {key.removeprefix("backbone."): value for key, value in stored.items()})
+
+
+def test_other_widths_of_a_quantized_model(tmp_path):
+    """What the modules themselves refuse comes back as one line too."""
+    source, model = make_detr("FrozenBN"), make_detr("FrozenBN")
+    quantize_model(source, bits=4, activation_bits=8)
+    quantize_model(model, bits=4, activation_bits=6)
+    message = r"input_quantizer: the state dict has 8 bits, the model 6; .* and \d+ more\): use the config"
+    with pytest.raises(ValueError, match=message) as error:
+        SafeCheckpointer(model).load(save(tmp_path / "a.pth", {"model": source.state_dict()}))
+    assert "\n" not in str(error.value)
+    assert str(error.value).count("the model 6") == 4
+    assert str(tmp_path / "a.pth") in str(error.value)

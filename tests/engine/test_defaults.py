@@ -5,8 +5,11 @@ import logging
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 
+from fisher_detr.critical import resolve_category_set
 from fisher_detr.engine import defaults, load_config, setup
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
@@ -39,7 +42,7 @@ def test_number_of_classes_comes_from_the_data_set(config):
 
 def test_mistakes_of_several_kinds_are_told_together(config):
     overrides = ["ALLOCATION.ARM", "best", "CRITICAL.TARGET", "cats", "MODEL.DETR.NUM_CLASSES", "7"]
-    overrides += ["QUANT.ACTIVATION.BITS", "1", "DATASETS.TEST", "('tiny_default',)"]
+    overrides += ["QUANT.ACTIVATION.BITS", "1", "DATASETS.TEST", "('tiny_default',)", "QUANT.ENABLED", "True"]
     with pytest.raises(ValueError) as error:
         load_config(str(config), overrides)
     for part in (
@@ -53,11 +56,30 @@ def test_mistakes_of_several_kinds_are_told_together(config):
     assert "\n" not in str(error.value)
 
 
-def test_sets_of_data_sets_without_supercategories_are_left_to_the_evaluator(config):
-    """Detectron2's own COCO sets: their annotation file, which may be absent, holds the super-categories."""
+QUANTIZE = ["QUANT.ENABLED", "True", "CRITICAL.TARGET", "vehicle"]
+
+
+def test_sets_of_data_sets_whose_file_is_absent_are_left_to_the_evaluator(config):
+    """Detectron2's own COCO sets: their annotation file holds the super-categories."""
     overrides = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "('coco_2017_val',)"]
-    cfg = load_config(str(config), [*overrides, "CRITICAL.TARGET", "vehicle"])
+    cfg = load_config(str(config), [*overrides, *QUANTIZE])
     assert cfg.DATASETS.TEST == ("coco_2017_val",)
+
+
+def test_supercategories_of_data_sets_that_detectron2_registers(config, tmp_path, monkeypatch):
+    """Their names are known, their super-categories are read before the target is looked up."""
+    monkeypatch.setattr(DatasetCatalog, "data", dict(DatasetCatalog.data))
+    monkeypatch.setattr(MetadataCatalog, "data", dict(MetadataCatalog.data))
+    make_tiny_coco(tmp_path)
+    known = {"thing_classes": ["cat", "dog", "car"], "thing_dataset_id_to_contiguous_id": {2: 0, 5: 1, 9: 2}}
+    register_coco_instances("known", known, str(tmp_path / "annotations.json"), str(tmp_path))
+    on_it = ["DATASETS.REGISTER", (), "DATASETS.TRAIN", ("known",), "DATASETS.TEST", ("known",)]
+    cfg = load_config(str(config), [*on_it, *QUANTIZE])
+    assert resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get("known")).indices == (2,)
+    with pytest.raises(
+        ValueError, match="'known': unknown critical category 'veicle': did you mean 'vehicle'"
+    ):
+        load_config(str(config), [*on_it, *QUANTIZE, "CRITICAL.TARGET", "veicle"])
 
 
 def arguments(config, *opts, eval_only=False):

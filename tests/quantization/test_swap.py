@@ -256,6 +256,9 @@ def test_a_quantized_model_is_not_quantized_again():
         quantize_model(model, bits=3)
 
 
-def test_a_skipped_path_that_does_not_exist_is_reported(caplog):
-    quantize_model(toy_detector(), bits=4, skip=["clas_embed"])
-    assert "No module 'clas_embed'" in caplog.text
+def test_a_skipped_path_that_does_not_exist_is_refused():
+    """The layers that it was to protect would be quantized."""
+    refused(toy_detector(), "no module 'clas_embed' .*near are class_embed", bits=4, skip=["clas_embed"])
+    refused(toy_detector(), "no module 'x' .*near are backbone, query_embed,", bits=4, skip=["x"])
+    with pytest.raises(ValueError, match="no module 'clas_embed'"):
+        layer_infos(toy_detector(), ["clas_embed"])
