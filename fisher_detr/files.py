@@ -35,6 +35,12 @@ def write_atomically(
         raise
 
 
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Delete what writers that were killed left in a folder; no other may be writing there."""
+    for path in Path(folder).glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fisher_detr.files import read_json, write_atomically, write_json, write_text
+from fisher_detr.files import read_json, remove_leftovers, write_atomically, write_json, write_text
 
 
 def test_writes_into_folders_that_are_not_there_yet(tmp_path):
@@ -100,3 +100,19 @@ def test_broken_json(tmp_path, content):
         read_json(path, "plan file")
     assert "\n" not in str(error.value)
     assert not isinstance(error.value, json.JSONDecodeError)
+
+
+def test_leftovers_of_killed_writers_are_deleted_and_nothing_else(tmp_path, monkeypatch):
+    def kill(_file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as if the process had ended before
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "model.pth", kill)
+    monkeypatch.undo()
+    for name in ("model.pth", "log.part", ".hidden"):
+        (tmp_path / name).touch()
+    assert len(os.listdir(tmp_path)) == 4
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "log.part", "model.pth"]
+    remove_leftovers(tmp_path / "not there")

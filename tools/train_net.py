@@ -11,26 +11,58 @@ import argparse
 import re
 import sys
 
+import torch
 from detectron2.engine import default_argument_parser, launch
+from torch.multiprocessing import ProcessRaisedException
 
 from fisher_detr.engine import run_training_command
 
 
+class Mistake(Exception):
+    """What a user can mend, as one line."""
+
+
 def main() -> None:
-    """Parse the command line and run it, on one process or one for each GPU."""
-    args = default_argument_parser(epilog=__doc__).parse_args()
-    if args.num_gpus > 1 or args.num_machines > 1:
-        launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    else:
-        run(args)
+    """Parse the command line and run it."""
+    run(default_argument_parser(epilog=__doc__).parse_args())
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command; a user's mistake ends in one line."""
+    """Run the command, on one process or one for each GPU; a user's mistake ends in one line."""
+    try:
+        if args.num_gpus > 1 or args.num_machines > 1:
+            launch_on_gpus(args)
+        else:
+            command(args)
+    except Mistake as mistake:
+        sys.exit(f"train_net: {mistake}")
+
+
+def launch_on_gpus(args: argparse.Namespace) -> None:
+    """Run the command on one process for each GPU; of several that fail the first one speaks."""
+    found = torch.cuda.device_count()
+    if args.num_gpus > found:
+        raise Mistake(f"--num-gpus is {args.num_gpus}, this machine has {found}: ask for no more than that")
+    try:
+        launch(command, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except ProcessRaisedException as error:
+        # The process itself has ended; of its error there is the text, which ends in "module.Mistake: line".
+        kind, _, line = str(error).strip().splitlines()[-1].partition(": ")
+        if kind.rpartition(".")[2] != Mistake.__name__:
+            raise
+        raise Mistake(line) from None
+
+
+def command(args: argparse.Namespace) -> None:
+    """Run the command in this process.
+
+    Raises:
+        Mistake: in place of the errors that the package raises for a user.
+    """
     try:
         run_training_command(args)
     except (ValueError, KeyError, OSError, FloatingPointError) as error:
-        sys.exit(f"train_net: {one_line(error)}")
+        raise Mistake(one_line(error)) from error
 
 
 def one_line(error: Exception) -> str:

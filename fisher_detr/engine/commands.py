@@ -6,6 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
+from detectron2.utils import comm
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
 from fisher_detr.engine.defaults import save_config, setup
@@ -16,6 +17,7 @@ from fisher_detr.engine.post_training import (
 )
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.engine.trainer import Trainer
+from fisher_detr.files import remove_leftovers
 from fisher_detr.modeling import DetrBase
 from fisher_detr.structures import BitAllocation
 
@@ -33,15 +35,31 @@ def run_training_command(args: argparse.Namespace) -> dict[str, Any]:
     """
     cfg = setup(args)
     if not (args.eval_only or cfg.QUANT.ENABLED):
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        save_config(cfg)
-        return trainer.train()
+        return train(cfg, args.resume)
     if not args.eval_only:
         return evaluate(cfg, quantize(cfg))
     if cfg.QUANT.ENABLED:
         return evaluate(cfg, load_quantized(cfg))
     return evaluate(cfg, load_float(cfg, args.resume))
+
+
+def train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
+    """Train in OUTPUT_DIR; returns the metrics of the last evaluation.
+
+    Raises:
+        ValueError: the folder holds a training already, which is not to be resumed.
+    """
+    if not resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        raise ValueError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a training already: go on with --resume, "
+            "or name another OUTPUT_DIR"
+        )
+    if comm.is_main_process():
+        remove_leftovers(cfg.OUTPUT_DIR)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    save_config(cfg)
+    return trainer.train()
 
 
 def evaluate(cfg: CfgNode, model: DetrBase) -> dict[str, Any]:
@@ -53,7 +71,8 @@ def evaluate(cfg: CfgNode, model: DetrBase) -> dict[str, Any]:
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name the data sets to evaluate on")
     results = Trainer.test(cfg, model)
-    verify_results(cfg, results)
+    if comm.is_main_process():  # which alone has results
+        verify_results(cfg, results)
     return results
 
 
@@ -71,7 +90,12 @@ def quantize(cfg: CfgNode) -> DetrBase:
     """Quantize MODEL.WEIGHTS after training; save the quantized model and its config beside its allocation.
 
     A training in the same OUTPUT_DIR keeps its config and can still be resumed.
+
+    Raises:
+        ValueError: no data set to calibrate on is named.
     """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the data sets to calibrate on")
     quantized = run_post_training(cfg, load_float(cfg))
     checkpointer = SafeCheckpointer(quantized.model, cfg.OUTPUT_DIR)
     checkpointer.save(QUANTIZED_NAME, tag=False, bits=dict(quantized.allocation.bits))
