@@ -61,3 +61,18 @@ def test_leaves_are_thin(path):
     assert path.read_text().startswith("#"), "the first line says what the config is for"
     if not path.name.startswith("Base"):
         assert "_BASE_" in path.read_text()
+
+
+def test_schedule_of_the_base():
+    """500 epochs of COCO train2017, the learning rate a tenth after 400, no warm-up."""
+    cfg = load(CONFIGS / "Base-DETR.yaml")
+    epoch = -(-118287 // cfg.SOLVER.IMS_PER_BATCH)
+    last, steps = cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS
+    assert last == 500 * epoch
+    assert steps == (400 * epoch,)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], cfg.SOLVER.BASE_LR)
+    scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
+    for number, rate in ((0, 1e-4), (399, 1e-4), (401, 1e-5), (499, 1e-5)):
+        scheduler.last_epoch = number * epoch
+        assert scheduler.get_lr() == pytest.approx([rate])
