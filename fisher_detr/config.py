@@ -96,8 +96,9 @@ def _add_critical(cfg: CN) -> None:
     critical.SETS = ("supercategories",)
     # The set C of the critical objective L_F, in the same form. Empty: no critical objective.
     critical.TARGET = ""
-    # Box losses of L_F: "all" objects or those of "critical" categories only (open in the paper).
-    critical.BOX_LOSS = "all"
+    # Box losses of L_F (open in the paper): those of objects of the "critical" categories, or of "all". Boxes
+    # weigh most in the loss: with all of them L_F differs little from L_A, and so do the plans.
+    critical.BOX_LOSS = "critical"
 
 
 def _add_quantization(cfg: CN) -> None:

@@ -116,7 +116,7 @@ def critical_losses(
     predictions: Predictions,
     targets: list[Targets],
     category_set: CategorySet,
-    box_loss: BoxLoss = BoxLoss.ALL,
+    box_loss: BoxLoss = BoxLoss.CRITICAL,
 ) -> dict[str, Tensor]:
     """The critical-category objective L_F: the criterion on transformed logits and labels, matching included.
 

@@ -30,7 +30,7 @@ class DetrBase(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         top_k: int = 100,
-        critical_box_loss: BoxLoss = BoxLoss.ALL,
+        critical_box_loss: BoxLoss = BoxLoss.CRITICAL,
     ):
         """Build.
 
