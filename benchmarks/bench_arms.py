@@ -246,7 +246,8 @@ def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> 
         "command": command,
         "text": [
             f"Post-training quantization of {os.path.basename(cfg.MODEL.WEIGHTS)}: scales by "
-            f"{cfg.QUANT.WEIGHT.SCALE}, sensitivity {cfg.ALLOCATION.SENSITIVITY}, activations "
+            f"{cfg.QUANT.WEIGHT.SCALE}, sensitivity {cfg.ALLOCATION.SENSITIVITY} ({cfg.ALLOCATION.COMBINE}), "
+            f"box losses of {cfg.CRITICAL.BOX_LOSS} objects in the critical objective, activations "
             f"{cfg.QUANT.ACTIVATION.BITS} bits, {cfg.QUANT.CALIBRATION.NUM_IMAGES} calibration images of "
             f"{', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; {seconds:.0f} seconds.",
         ],
