@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "fisher_detr"
 DOORS = {
     "files": set(),
     "_detectron2": set(),
-    "__init__": {"_detectron2", "config", "modeling"},
+    "__init__": {"_detectron2", "config", "data", "modeling"},
     "structures": set(),
     "config": {"structures"},
     "layers": {"structures"},

@@ -13,11 +13,13 @@ ALL_SUPERCATEGORIES = "supercategories"
 
 
 class CategoryMetadata(Protocol):
-    """What this module reads of Detectron2's Metadata; `thing_supercategories` may be missing."""
+    """What this module reads of Detectron2's Metadata; the last two may be missing."""
 
     thing_classes: list[str]
     thing_dataset_id_to_contiguous_id: dict[int, int]
     thing_supercategories: list[str]
+    # Contiguous indices of larger groups, such as the "things" and the "stuff" of COCO Panoptic.
+    category_groups: dict[str, tuple[int, ...]]
 
 
 def resolve_category_sets(
@@ -52,9 +54,10 @@ def resolve_category_sets(
 def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
     """Resolve one critical set C.
 
-    A member is looked up as a super-category first, then as a category, then as a data set id;
-    "supercategory:fish", "category:fish" and "id:3" leave no choice. Without "name=" the set is called after
-    its members, with `_` for what is no letter or digit of any script.
+    A member is looked up as a super-category first, then as a category, then as a data set id, then as one of
+    the data set's groups ("things" and "stuff" of COCO Panoptic); "supercategory:fish", "category:fish" and
+    "id:3" leave no choice. Without "name=" the set is called after its members, with `_` for what is no
+    letter or digit of any script.
 
     Args:
         spec: "member", "member+member" or "name=member+member".
@@ -134,6 +137,9 @@ def _members(member: str, metadata: CategoryMetadata) -> list[int]:
         found = [i for i, candidate in enumerate(names) if candidate == name]
         if found:
             return found
+    groups = getattr(metadata, "category_groups", {})
+    if member in groups:
+        return list(groups[member])
     known = dict.fromkeys(candidate for names in by_kind.values() for candidate in names if candidate)
     raise ValueError(f"unknown critical category {member!r}: {_nearest(name, list(known))}")
 

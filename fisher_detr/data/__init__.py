@@ -1,15 +1,20 @@
-"""Data sets: registration, annotation checks, metadata, the mapper, the calibration sample."""
+"""Data sets: registration, preparation, checks, metadata, the mapper, the calibration sample."""
 
+from fisher_detr.data.builtin import register_builtin
 from fisher_detr.data.mapper import DetrDatasetMapper
 from fisher_detr.data.metadata import complete_metadata, dataset_ids
-from fisher_detr.data.register import CocoDataset, register_from_config_strings
+from fisher_detr.data.presence import check_dataset
+from fisher_detr.data.register import CocoDataset, datasets_root, register_from_config_strings
 from fisher_detr.data.sampling import sample_calibration_images
 
 __all__ = [
     "CocoDataset",
     "DetrDatasetMapper",
+    "check_dataset",
     "complete_metadata",
     "dataset_ids",
+    "datasets_root",
+    "register_builtin",
     "register_from_config_strings",
     "sample_calibration_images",
 ]

@@ -69,7 +69,17 @@ def read_annotations(path: str | os.PathLike, drop_bad_boxes: bool = False) -> C
         FileNotFoundError: no such file.
         ValueError: not JSON, not COCO, a reference to an unknown image or category, or a bad box.
     """
-    content = read_json(path, "annotation file")
+    return parse_annotations(read_json(path, "annotation file"), path, drop_bad_boxes)
+
+
+def parse_annotations(content: Any, path: str | os.PathLike, drop_bad_boxes: bool = False) -> CocoAnnotations:
+    """Check what is in an annotation file; see `read_annotations`.
+
+    Args:
+        content: of the file.
+        path: of the file, for errors.
+        drop_bad_boxes: see `read_annotations`.
+    """
     _check_structure(content, path)
     categories = sorted(content["categories"], key=lambda category: _sort_key(category["id"]))
     images = sorted(content["images"], key=lambda image: _sort_key(image["id"]))
@@ -135,6 +145,15 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.concatenate([clipped_low, np.where(inside, boxes[:, 2:], sides)], axis=1), problems
 
 
+def panoptic_error(path: str | os.PathLike) -> str:
+    """What to say of a panoptic file where instances are expected."""
+    return (
+        f"annotation file {path} is a panoptic file (its annotations are segments), expected one of "
+        "instances: name instances_*.json, or make boxes of things and stuff with "
+        "python datasets/prepare_coco_panoptic.py"
+    )
+
+
 def _check_structure(content: Any, path: str | os.PathLike) -> None:
     if not isinstance(content, dict):
         raise ValueError(
@@ -148,6 +167,8 @@ def _check_structure(content: Any, path: str | os.PathLike) -> None:
                 f"expected {sorted(_REQUIRED)}"
             )
         for entry in entries:
+            if isinstance(entry, dict) and "segments_info" in entry:
+                raise ValueError(panoptic_error(path))
             if not isinstance(entry, dict) or any(key not in entry for key in keys):
                 raise ValueError(
                     f"annotation file {path} is not COCO: entry {_shorten(entry)} of {section!r} "

@@ -21,7 +21,14 @@ class CocoDataset:
     The annotation file is read on the first use, once; reading it also fills the metadata.
     """
 
-    def __init__(self, name: str, json_file: str, image_root: str, drop_bad_boxes: bool = False):
+    def __init__(
+        self,
+        name: str,
+        json_file: str,
+        image_root: str,
+        drop_bad_boxes: bool = False,
+        remedy: str = "check DATASETS.REGISTER",
+    ):
         """Remember where the data are; nothing is read.
 
         Args:
@@ -29,21 +36,27 @@ class CocoDataset:
             json_file: annotation file in COCO format.
             image_root: folder of the images.
             drop_bad_boxes: see `read_annotations`.
+            remedy: what to do where files are missing, for the errors.
         """
         self.name = name
         self.json_file = json_file
         self.image_root = image_root
         self.drop_bad_boxes = drop_bad_boxes
+        self.remedy = remedy
 
     @functools.cached_property
     def annotations(self) -> CocoAnnotations:
         """The checked annotations; categories go to the metadata on the first call."""
+        if not os.path.isfile(self.json_file):
+            raise FileNotFoundError(
+                f"annotation file {self.json_file} does not exist, of data set {self.name!r}: {self.remedy}"
+            )
         annotations = read_annotations(self.json_file, self.drop_bad_boxes)
         if not os.path.isdir(self.image_root):
             raise FileNotFoundError(
-                f"image root {self.image_root} of data set {self.name!r} is no folder: "
-                "check DATASETS.REGISTER"
+                f"image root {self.image_root} of data set {self.name!r} is no folder: {self.remedy}"
             )
+        self._check_categories(annotations.category_names)
         MetadataCatalog.get(self.name).set(
             thing_classes=list(annotations.category_names),
             thing_supercategories=list(annotations.supercategories),
@@ -57,6 +70,15 @@ class CocoDataset:
             len(annotations.category_ids),
         )
         return annotations
+
+    def _check_categories(self, found: tuple[str, ...]) -> None:
+        """Those of a data set that is known by name are told before its file is read."""
+        known = MetadataCatalog.get(self.name).get("thing_classes")
+        if known and list(found) != known:
+            raise ValueError(
+                f"data set {self.name!r} has {len(known)} categories and its annotation file "
+                f"{self.json_file} others ({len(found)}): make it again, or register it under another name"
+            )
 
     def __call__(self) -> list[dict[str, Any]]:
         """Records in Detectron2's standard format, ascending image ids; new ones on every call."""
@@ -85,7 +107,8 @@ def register_from_config_strings(
 
     Args:
         entries: each "name:annotations.json:image_root"; relative paths are relative to the working
-            directory. The name and the image root hold no colon.
+            directory, and `$DETECTRON2_DATASETS` stands for the folder of all data sets. The name and the
+            image root hold no colon.
         used: names of the sets that are read and checked now; the others are read on first use. None: all.
         drop_bad_boxes: see `read_annotations`.
 
@@ -113,7 +136,16 @@ def parse_entry(entry: str) -> tuple[str, str, str]:
     json_file, _, image_root = paths.rpartition(":")
     if not (name.strip() and json_file.strip() and image_root.strip()):
         raise ValueError(f"DATASETS.REGISTER entry {entry!r}: expected 'name:annotations.json:image_root'")
-    return name.strip(), os.path.abspath(json_file.strip()), os.path.abspath(image_root.strip())
+    return name.strip(), _absolute(json_file), _absolute(image_root)
+
+
+def datasets_root() -> str:
+    """The folder of all data sets: what `$DETECTRON2_DATASETS` names, else `datasets`, as for Detectron2."""
+    return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS") or "datasets")
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path.strip().replace("$DETECTRON2_DATASETS", datasets_root())))
 
 
 def _register(dataset: CocoDataset) -> CocoDataset:

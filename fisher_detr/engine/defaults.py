@@ -14,7 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from fisher_detr.config import add_fisher_detr_config
-from fisher_detr.data import complete_metadata, register_from_config_strings
+from fisher_detr.data import check_dataset, complete_metadata, register_from_config_strings
 from fisher_detr.engine.config_check import check_config
 from fisher_detr.engine.config_merge import merge_config
 from fisher_detr.files import write_text
@@ -66,6 +66,7 @@ def prepare(cfg: CfgNode, splits: Sequence[str] = SPLITS) -> CfgNode:
     used = {name for split in splits for name in cfg.DATASETS[split]}
     register_from_config_strings(cfg.DATASETS.REGISTER, used, cfg.DATASETS.DROP_BAD_BOXES)
     for name in sorted(used & DatasetCatalog.keys()):
+        check_dataset(name)
         complete_metadata(name)
     check_config(cfg, splits)
     return cfg

@@ -12,6 +12,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import register_all_coco
 
+from fisher_detr.data import register_builtin
 from fisher_detr.data.categories import coco_categories, coco_panoptic_categories
 
 SPLITS = ("train", "val")
@@ -82,11 +83,13 @@ def write_coco_panoptic_tree(root: Path, num_images: int = 4, seed: int = 0) -> 
 
 def use_tree(monkeypatch, root: Path) -> None:
     """Register Detectron2's and this project's data sets below `root` for one test, as the variable would."""
-    own = {name for name in DatasetCatalog if name.startswith(("coco_", "keypoints_coco_"))}
+    prefixes = ("coco_", "keypoints_coco_", "cityscapes_fine_detection_")
+    own = {name for name in DatasetCatalog if name.startswith(prefixes)}
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", {k: v for k, v in catalog.data.items() if k not in own})
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     register_all_coco(str(root))
+    register_builtin()
 
 
 def write_json(path: Path, content: object) -> None:

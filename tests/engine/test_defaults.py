@@ -9,8 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 
-from fisher_detr.critical import resolve_category_set
+from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.engine import defaults, load_config, setup
+from tests.data.layouts import use_tree, write_coco_tree
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
 
@@ -59,11 +60,19 @@ def test_mistakes_of_several_kinds_are_told_together(config):
 QUANTIZE = ["QUANT.ENABLED", "True", "CRITICAL.TARGET", "vehicle"]
 
 
-def test_sets_of_data_sets_whose_file_is_absent_are_left_to_the_evaluator(config):
-    """Detectron2's own COCO sets: their annotation file holds the super-categories."""
+def test_coco_by_detectron2s_name(config, tmp_path, monkeypatch):
+    """Its super-categories are known by name; where its files are absent that is said at once."""
+    use_tree(monkeypatch, tmp_path)
     overrides = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "('coco_2017_val',)"]
+    with pytest.raises(
+        FileNotFoundError,
+        match="train2017.json of data set 'coco_2017_train' does not exist.*DETECTRON2_DATASETS",
+    ):
+        load_config(str(config), [*overrides, *QUANTIZE])
+    write_coco_tree(tmp_path)
     cfg = load_config(str(config), [*overrides, *QUANTIZE])
-    assert cfg.DATASETS.TEST == ("coco_2017_val",)
+    (target,) = resolve_category_sets([cfg.CRITICAL.TARGET], MetadataCatalog.get("coco_2017_val"))
+    assert len(target) == 8 and target.num_classes == 80, "bicycle to boat"
 
 
 def test_supercategories_of_data_sets_that_detectron2_registers(config, tmp_path, monkeypatch):
