@@ -1,5 +1,26 @@
-"""Checkpoints: safe to read, never half written, checked against the model."""
+"""Checkpoints: safe to read, never half written, checked against the model; official ones converted."""
 
-from fisher_detr.checkpoint.checkpointer import SafeCheckpointer, load_tensors
+from fisher_detr.checkpoint.architecture import Architecture, Family, spelled
+from fisher_detr.checkpoint.checkpointer import SafeCheckpointer
+from fisher_detr.checkpoint.class_rows import COCO_ROWS, PANOPTIC_ROWS, ClassPolicy, ClassRows
+from fisher_detr.checkpoint.convert import UnplacedKeysError
+from fisher_detr.checkpoint.convert_file import ClassChoice, convert_official_file, restore_official_file
+from fisher_detr.checkpoint.manifest import ConversionManifest
+from fisher_detr.checkpoint.tensors import load_tensors
 
-__all__ = ["SafeCheckpointer", "load_tensors"]
+__all__ = [
+    "COCO_ROWS",
+    "PANOPTIC_ROWS",
+    "Architecture",
+    "ClassChoice",
+    "ClassPolicy",
+    "ClassRows",
+    "ConversionManifest",
+    "Family",
+    "SafeCheckpointer",
+    "UnplacedKeysError",
+    "convert_official_file",
+    "load_tensors",
+    "restore_official_file",
+    "spelled",
+]

@@ -1,8 +1,7 @@
 """Detectron2's checkpointer made safe: nothing unpickled, half written, or mismatched in silence."""
 
+import dataclasses
 import os
-import pickle
-import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from fisher_detr.checkpoint.architecture import OFFICIAL_CLASS_LOSS, Architecture, spelled
+from fisher_detr.checkpoint.official import fit_to_model, holds_official, take_apart
+from fisher_detr.checkpoint.recognition import recognise_model, recognise_ours
+from fisher_detr.checkpoint.tensors import load_tensors
 from fisher_detr.checkpoint.unpickler import load_array_pickle
 from fisher_detr.files import write_atomically, write_text
 
@@ -19,6 +22,7 @@ _SHOWN = 4  # keys named in an error
 class SafeCheckpointer(DetectionCheckpointer):
     """Saves atomically, loads tensors only, and accepts a checkpoint only where it fits the model.
 
+    An official checkpoint of DETR, Deformable DETR or DAB-DETR is known by its names and converted in memory.
     With `backbone_only` a file that holds the weights of the backbone and nothing else is accepted too, to
     start a training; names without the prefix `backbone.` are matched by Detectron2's heuristics.
     """
@@ -69,10 +73,56 @@ class SafeCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pkl"):
             return _with_weights(_zoo_format(load_array_pickle(filename)), filename)
         loaded = load_tensors(filename)
+        if holds_official(loaded):
+            return {"model": self._from_official(loaded)}
+        self._check_ours(loaded)
         checkpoint = _with_weights(loaded if "model" in loaded else {"model": loaded}, filename)
         if self.backbone_only and not self.model.state_dict().keys() & checkpoint["model"].keys():
             checkpoint["matching_heuristics"] = True
         return checkpoint
+
+    def _from_official(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """The model's state dict from an official checkpoint."""
+        try:
+            official = take_apart(loaded)
+            self._check_architecture(official.architecture, converted=True)
+            return fit_to_model(official, self.model.num_classes, self._path)
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self._path}: {error}") from None
+
+    def _check_ours(self, loaded: dict[str, Any]) -> None:
+        """Name the settings that differ, where the checkpoint is of another detector than the model."""
+        weights, conversion = loaded.get("model", loaded), loaded.get("conversion")
+        if not isinstance(weights, dict) or not all(_is_tensor(*item) for item in weights.items()):
+            return
+        found = recognise_ours(weights)
+        if found is None or recognise_model(self.model) is None:
+            return
+        if isinstance(conversion, dict):
+            found = dataclasses.replace(
+                found, dilation=conversion.get("dilation"), class_loss=OFFICIAL_CLASS_LOSS[found.family]
+            )
+        try:
+            self._check_architecture(found, converted=bool(conversion))
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self._path}: {error}") from None
+
+    def _check_architecture(self, found: Architecture, converted: bool) -> None:
+        """Raise where a checkpoint contradicts the model; of a converted one there is a config."""
+        model = recognise_model(self.model)
+        conflicts = found.conflicts(model) if model else {}
+        if model and not conflicts:
+            return
+        told = (
+            f"it holds {found.title}, the config builds {model.title if model else 'another kind of model'}"
+        )
+        if not converted:
+            raise ValueError(f"{told}: set {spelled(conflicts)}")
+        path, settings = found.config
+        config = f"use --config-file {path}" + (f" with {spelled(settings)}" if settings else "")
+        raise ValueError(
+            f"{told}: {config}" + (f" (what differs: {spelled(conflicts)})" if conflicts else "")
+        )
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         known = self.model.state_dict().keys()
@@ -129,27 +179,6 @@ class SafeCheckpointer(DetectionCheckpointer):
         )
 
 
-def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a `.pth` file with `weights_only=True`, onto the CPU.
-
-    Raises:
-        ValueError: the file is corrupt, or holds anything but tensors and plain containers.
-    """
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # damaged bytes raise whatever they happen to ask for
-        raise ValueError(
-            f"cannot read checkpoint {path} ({_reason(error)}): fetch or make it again"
-        ) from error
-    if not isinstance(loaded, dict):
-        raise ValueError(
-            f"checkpoint {path} holds a {type(loaded).__name__}: expected a dictionary of tensors"
-        )
-    return loaded
-
-
 def _zoo_format(data: dict[str, Any]) -> dict[str, Any]:
     """A `.pkl` of Detectron2's zoo as it is; one of Detectron1's, marked for conversion."""
     if "model" in data and "__author__" in data:
@@ -177,14 +206,8 @@ def _is_weight(key: Any, value: Any) -> bool:
     return isinstance(key, str) and isinstance(value, torch.Tensor | np.ndarray)
 
 
-def _reason(error: Exception) -> str:
-    """One line; torch's own tells how to load the file all the same, which runs the code in it."""
-    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if asked:
-        return f"it asks for {asked[1]}, and only tensors are admitted"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is no checkpoint, or a damaged one"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _is_tensor(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, torch.Tensor)
 
 
 def _in_backbone(key: str) -> bool:

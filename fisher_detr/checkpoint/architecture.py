@@ -1,0 +1,133 @@
+"""Which detector a checkpoint is of, and which config builds it."""
+
+import dataclasses
+import enum
+from typing import Any
+
+
+class Family(enum.StrEnum):
+    """The three detectors, by the value of MODEL.META_ARCHITECTURE."""
+
+    DETR = "Detr"
+    DEFORMABLE = "DeformableDetr"
+    DAB = "DabDetr"
+
+
+_TITLES = {Family.DETR: "DETR", Family.DEFORMABLE: "Deformable DETR", Family.DAB: "DAB-DETR"}
+# Values of MODEL.DETR.CLASS_LOSS, and which one each original was trained with.
+CROSS_ENTROPY, FOCAL = "cross_entropy", "focal"
+OFFICIAL_CLASS_LOSS = {Family.DETR: CROSS_ENTROPY, Family.DEFORMABLE: FOCAL, Family.DAB: FOCAL}
+# Depth of the ResNets by their residual blocks and whether these are bottlenecks.
+_DEPTHS = {
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What the names and shapes in a state dict tell of the detector.
+
+    Attributes:
+        family: which of the three.
+        blocks: residual blocks of the four stages of the ResNet; 0: no such stage.
+        bottleneck: three convolutions in a block, not two.
+        encoder_layers: depth of the encoder.
+        decoder_layers: depth L of the decoder.
+        levels: feature levels (Deformable DETR).
+        refinement: every decoder layer has heads of its own (Deformable DETR); two-stage implies it.
+        two_stage: proposals from the encoder (Deformable DETR).
+        patterns: number of pattern embeddings (DAB-DETR); 0: none.
+        dilation: a last stage of stride 1 with dilation (DC5). None: not known, the weights do not tell.
+        class_loss: `cross_entropy`, whose last class row stands for no object, or `focal`. None: not known.
+    """
+
+    family: Family
+    blocks: tuple[int, ...]
+    bottleneck: bool
+    encoder_layers: int
+    decoder_layers: int
+    levels: int = 0
+    refinement: bool = False
+    two_stage: bool = False
+    patterns: int = 0
+    dilation: bool | None = None
+    class_loss: str | None = None
+
+    @property
+    def depth(self) -> int | None:
+        """Of the ResNet; None: it is no standard one."""
+        return _DEPTHS.get((self.blocks, self.bottleneck))
+
+    @property
+    def num_heads(self) -> int:
+        """Stored class and box heads: Deformable DETR has one for each layer, and one for the proposals."""
+        return self.decoder_layers + self.two_stage if self.family is Family.DEFORMABLE else 1
+
+    @property
+    def has_no_object(self) -> bool:
+        """The last class row stands for no object; where the loss is not known, as in the original."""
+        return (self.class_loss or OFFICIAL_CLASS_LOSS[self.family]) == CROSS_ENTROPY
+
+    @property
+    def title(self) -> str:
+        """For a person, such as "Deformable DETR with box refinement, ResNet-50"."""
+        title = _TITLES[self.family]
+        if self.two_stage:
+            title += ", two-stage"
+        elif self.refinement:
+            title += " with box refinement"
+        if self.patterns:
+            title += f" with {self.patterns} patterns"
+        backbone = f"ResNet-{self.depth}" if self.depth else "another backbone"
+        return f"{title}, {backbone}{' DC5' if self.dilation else ''}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Config keys that decide whether weights fit, as far as they are known."""
+        settings: dict[str, Any] = {"MODEL.META_ARCHITECTURE": str(self.family)}
+        if self.depth:
+            settings["MODEL.RESNETS.DEPTH"] = self.depth
+        if self.dilation is not None:
+            settings["MODEL.RESNETS.RES5_DILATION"] = 2 if self.dilation else 1
+        if self.class_loss:
+            settings["MODEL.DETR.CLASS_LOSS"] = self.class_loss
+        if self.family is Family.DEFORMABLE:
+            settings["MODEL.DEFORMABLE_DETR.BOX_REFINEMENT"] = self.refinement
+            settings["MODEL.DEFORMABLE_DETR.TWO_STAGE"] = self.two_stage
+        if self.family is Family.DAB:
+            settings["MODEL.DAB_DETR.NUM_PATTERNS"] = self.patterns
+        return settings
+
+    def conflicts(self, other: "Architecture") -> dict[str, Any]:
+        """Settings of this one that contradict another; what either does not know is no contradiction."""
+        theirs = other.settings
+        if self.family is not other.family:
+            return {"MODEL.META_ARCHITECTURE": str(self.family)}
+        return {k: v for k, v in self.settings.items() if k in theirs and theirs[k] != v}
+
+    @property
+    def config(self) -> tuple[str, dict[str, Any]]:
+        """The config of COCO that builds this detector, and the keys to set on its command line."""
+        stem = {
+            Family.DETR: "detr_r101" if self.depth == 101 else "detr_r50",
+            Family.DEFORMABLE: "deformable_detr_r50"
+            + ("_two_stage" if self.two_stage else "_refine" if self.refinement else ""),
+            Family.DAB: "dab_detr_r50",
+        }[self.family]
+        keys: dict[str, Any] = {}
+        if self.depth and not stem.split("_r")[1].startswith(str(self.depth)):
+            keys["MODEL.RESNETS.DEPTH"] = self.depth
+        if self.dilation:
+            keys |= {"MODEL.BACKBONE.NAME": "build_dilated_resnet_backbone", "MODEL.RESNETS.RES5_DILATION": 2}
+        if self.patterns:
+            keys["MODEL.DAB_DETR.NUM_PATTERNS"] = self.patterns
+        return f"configs/coco/{stem}.yaml", keys
+
+
+def spelled(settings: dict[str, Any]) -> str:
+    """Settings as they are typed on a command line."""
+    return " ".join(f"{key} {value}" for key, value in settings.items())

@@ -1,0 +1,89 @@
+"""What a conversion did, as JSON beside its output."""
+
+import dataclasses
+from typing import Any
+
+from fisher_detr.checkpoint.architecture import Architecture, spelled
+from fisher_detr.checkpoint.class_rows import ClassPolicy, ClassRows
+from fisher_detr.checkpoint.output_files import FileRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyCounts:
+    """How many keys there were.
+
+    Attributes:
+        official: in the official file.
+        counters: of these, numbers of a profiler or a norm; dropped.
+        left_out: of these, tensors of a mask head; kept in the side file.
+        tensors: distinct tensors of the detector, q, k and v counted as one where they are packed.
+        ours: keys here, repeated names included.
+        parameters: numbers in the distinct tensors here.
+    """
+
+    official: int
+    counters: int
+    left_out: int
+    tensors: int
+    ours: int
+    parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRecord:
+    """What became of the class head.
+
+    Attributes:
+        policy: `remap`, `reinit` or `error`.
+        official_rows: without no-object.
+        num_classes: rows here, without no-object.
+        kept: official row of each class; empty: new rows.
+        dropped: official rows that are no class here.
+        made_up: of these, on the way back, rows that no side file had: they are never predicted.
+    """
+
+    policy: ClassPolicy
+    official_rows: int
+    num_classes: int
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+    made_up: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> ClassRows | None:
+        """The id map; None: new rows."""
+        return ClassRows(self.official_rows, self.kept) if self.kept else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionManifest:
+    """A conversion, in either direction.
+
+    Attributes:
+        direction: "from official" or "to official".
+        source: what was converted.
+        output: what came out.
+        dropped_rows: name of the side file with what the names here have no place for; None: nothing.
+        architecture: what both are of.
+        keys: their numbers.
+        classes: what became of the class head.
+    """
+
+    direction: str
+    source: FileRecord
+    output: FileRecord
+    dropped_rows: str | None
+    architecture: Architecture
+    keys: KeyCounts
+    classes: ClassRecord
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON, with what the architecture means for a user."""
+        content = dataclasses.asdict(self)
+        config, keys = self.architecture.config
+        content["architecture"]["title"] = self.architecture.title
+        content["architecture"]["dilation"] = {True: True, False: False}.get(
+            self.architecture.dilation, "unknown: the weights of DC5 have the same names (--dc5 says it)"
+        )
+        content["fits"] = {"config": config, "settings": spelled(keys)} | self.architecture.settings
+        return content

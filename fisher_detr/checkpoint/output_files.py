@@ -1,0 +1,89 @@
+"""The files of a conversion: checkpoint, manifest and side file, all of them or none."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fisher_detr.files import sha256_of
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFiles:
+    """Names of what a conversion writes.
+
+    Attributes:
+        checkpoint: the `.pth` file.
+    """
+
+    checkpoint: Path
+
+    @property
+    def manifest(self) -> Path:
+        """What was done."""
+        return self.checkpoint.with_suffix(".manifest.json")
+
+    @property
+    def dropped(self) -> Path:
+        """The side file."""
+        return self.checkpoint.with_suffix(".dropped.safetensors")
+
+    @classmethod
+    def at(cls, output: str | os.PathLike, source: str | os.PathLike, force: bool) -> "OutputFiles":
+        """Names for an output that may be written.
+
+        Raises:
+            ValueError: the output is no `.pth`, or the source itself.
+            FileExistsError: one of the files exists, and `force` is not set.
+        """
+        files = cls(Path(output))
+        if files.checkpoint.suffix != ".pth":
+            raise ValueError(f"output {output}: expected a name that ends in .pth")
+        if files.checkpoint.exists() and files.checkpoint.samefile(source):
+            raise ValueError(f"output {output} is the file to convert: give another name")
+        existing = [str(path) for path in files._all if path.exists()]
+        if existing and not force:
+            raise FileExistsError(
+                f"{', '.join(existing)} exists: give another --output, or --force to overwrite"
+            )
+        return files
+
+    @contextlib.contextmanager
+    def staged(self) -> Iterator["OutputFiles"]:
+        """Files to write instead, which take the place of these when all are there.
+
+        A side file of an earlier conversion goes where there is no new one: it would restore wrong rows.
+        """
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        stage = tempfile.mkdtemp(dir=self.checkpoint.parent, prefix=f".{self.checkpoint.name}.")
+        try:
+            staged = OutputFiles(Path(stage, self.checkpoint.name))
+            yield staged
+            for new, old in zip(staged._all, self._all, strict=True):
+                if new.exists():
+                    os.replace(new, old)
+                else:
+                    old.unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(stage)
+
+    @property
+    def _all(self) -> tuple[Path, Path, Path]:
+        return self.dropped, self.manifest, self.checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """A file by its name, digest and length in bytes."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike) -> "FileRecord":
+        """Read a file."""
+        return cls(Path(path).name, sha256_of(path), os.path.getsize(path))
