@@ -19,7 +19,8 @@ def add_fisher_detr_config(cfg: CN) -> None:
 
 
 def _add_data(cfg: CN) -> None:
-    # COCO-format data sets to register, each "name:annotations.json:image_root".
+    # COCO-format data sets to register, each "name:annotations.json:image_root"; $DETECTRON2_DATASETS stands
+    # for the folder of all data sets (default: datasets).
     cfg.DATASETS.REGISTER = ()
     # Leave out boxes that are empty or outside their image (COCO train2017 has two), in training and
     # evaluation; else refuse the file.
@@ -31,13 +32,24 @@ def _add_data(cfg: CN) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # Probability with which a training image is cropped before it is resized.
     cfg.INPUT.DETR_AUG.CROP_PROB = 0.5
-    # The crop's smallest side as a part of the image's.
+    # "relative": crop sides of at least CROP_MIN of the image's, and drop objects whose centre is cut off.
+    # "absolute", as in the originals: resize the shorter side to one of CROP_RESIZE, then crop to sides
+    # within CROP_SIZE (or the image's, where that is smaller), and keep what is left of every object.
+    cfg.INPUT.DETR_AUG.CROP_TYPE = "relative"
+    # The relative crop's smallest side as a part of the image's.
     cfg.INPUT.DETR_AUG.CROP_MIN = 0.5
+    # Lengths of the shorter side before an absolute crop, in pixels; one is drawn.
+    cfg.INPUT.DETR_AUG.CROP_RESIZE = (400, 500, 600)
+    # Smallest and largest side of an absolute crop, in pixels.
+    cfg.INPUT.DETR_AUG.CROP_SIZE = (384, 600)
     # Strength of random brightness, contrast and saturation: factors in [1 - s, 1 + s]. 0: none.
     cfg.INPUT.DETR_AUG.COLOR = 0.0
 
 
 def _add_backbone(cfg: CN) -> None:
+    # Checkpoint of a detector whose backbone a training starts from, whatever else it holds. Empty: MODEL.WEIGHTS
+    # decides.
+    cfg.MODEL.BACKBONE.WEIGHTS = ""
     cfg.MODEL.SMALL_RESNET = CN()
     # Output channels of res2 (stride 4), res3, res4 and res5: one stage for each entry, at most four.
     cfg.MODEL.SMALL_RESNET.CHANNELS = (32, 64, 128)

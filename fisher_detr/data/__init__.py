@@ -1,5 +1,6 @@
 """Data sets: registration, preparation, checks, metadata, the mapper, the calibration sample."""
 
+from fisher_detr.data.augmentation import CropType
 from fisher_detr.data.builtin import register_builtin
 from fisher_detr.data.mapper import DetrDatasetMapper
 from fisher_detr.data.metadata import complete_metadata, dataset_ids
@@ -9,6 +10,7 @@ from fisher_detr.data.sampling import sample_calibration_images
 
 __all__ = [
     "CocoDataset",
+    "CropType",
     "DetrDatasetMapper",
     "check_dataset",
     "complete_metadata",

@@ -9,6 +9,8 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from fisher_detr.data.augmentation import CropType, build_augmentations
+
 # Boxes with a side below this many pixels of the model's input teach nothing and make the GIoU degenerate.
 MIN_SIDE = 1.0
 
@@ -17,21 +19,31 @@ class DetrDatasetMapper:
     """Reads, augments and packs one image for DETR; Detectron2's loaders call it for each record.
 
     Ground truth is kept outside training too: calibration and the Fisher information need the loss of
-    images that are not augmented.
+    images that are not augmented. No box is ever empty.
     """
 
     @configurable
-    def __init__(self, is_train: bool = True, *, augmentations: list[T.Augmentation], image_format: str):
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: list[T.Augmentation],
+        image_format: str,
+        centre_inside: bool = True,
+    ):
         """Set up; with a config: `DetrDatasetMapper(cfg, is_train)`.
 
         Args:
             is_train: in training, boxes that the augmentations move out of the image are dropped.
             augmentations: applied in order to the image and the boxes.
             image_format: of the image tensor: "RGB" or "BGR".
+            centre_inside: in training, boxes whose centre was cut off are dropped too; otherwise whatever is
+                left of an object counts, as in the originals.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.centre_inside = centre_inside
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -40,6 +52,7 @@ class DetrDatasetMapper:
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
+            "centre_inside": cfg.INPUT.DETR_AUG.CROP_TYPE == CropType.RELATIVE,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +96,17 @@ class DetrDatasetMapper:
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
         boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+        # Before the transforms, which would turn a negative side over.
+        positive = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        boxes, classes = boxes[positive], classes[positive]
         if len(boxes):
             boxes = transforms.apply_box(boxes)
-        boxes, keep = clip_boxes(boxes, image_size)
-        if self.is_train:
-            boxes, classes = boxes[keep], classes[keep]
+        boxes, centre_inside = clip_boxes(boxes, image_size)
+        sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float32)
+        keep = (sides >= MIN_SIDE if self.is_train else sides > 0).all(axis=1)
+        if self.is_train and self.centre_inside:
+            keep &= centre_inside
+        boxes, classes = boxes[keep], classes[keep]
         instances = Instances(image_size)
         instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
         instances.gt_classes = torch.as_tensor(classes)
@@ -95,47 +114,15 @@ class DetrDatasetMapper:
 
 
 def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes to the image and say which are worth keeping.
+    """Clip boxes to the image and say which had their centre there.
 
     Args:
         boxes: xyxy in pixels, `[N, 4]`.
         image_size: height and width in pixels.
 
     Returns:
-        The clipped boxes `[N, 4]`, and whether the centre was inside and no side is below `MIN_SIDE`, `[N]`.
+        The clipped boxes `[N, 4]`, and whether the centre was inside, `[N]`.
     """
     limits = np.array(image_size[::-1], dtype=boxes.dtype)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    clipped = np.clip(boxes, 0, np.tile(limits, 2))
-    keep = ((centre >= 0) & (centre <= limits)).all(axis=1)
-    return clipped, keep & (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE).all(axis=1)
-
-
-def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Flip, crop, colour (each only in training, where the config asks for it) and the resize, in this order.
-
-    Colour comes before the resize, where images usually have fewer pixels.
-    """
-    if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-    augmentations = []
-    if cfg.INPUT.RANDOM_FLIP != "none":
-        vertical = cfg.INPUT.RANDOM_FLIP == "vertical"
-        augmentations.append(T.RandomFlip(horizontal=not vertical, vertical=vertical))
-    detr = cfg.INPUT.DETR_AUG
-    if detr.CROP_PROB > 0:
-        crop = T.RandomCrop("relative_range", (detr.CROP_MIN, detr.CROP_MIN))
-        augmentations.append(T.RandomApply(crop, detr.CROP_PROB))
-    if detr.COLOR > 0:
-        low, high = 1 - detr.COLOR, 1 + detr.COLOR
-        augmentations += [
-            T.RandomBrightness(low, high),
-            T.RandomContrast(low, high),
-            T.RandomSaturation(low, high),
-        ]
-    augmentations.append(
-        T.ResizeShortestEdge(
-            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-        )
-    )
-    return augmentations
+    return np.clip(boxes, 0, np.tile(limits, 2)), ((centre >= 0) & (centre <= limits)).all(axis=1)

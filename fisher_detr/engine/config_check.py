@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
+from fisher_detr.data import CropType
 from fisher_detr.modeling import BoxLoss
 from fisher_detr.quantization import RangeMethod
 from fisher_detr.structures import (
@@ -26,6 +27,7 @@ from fisher_detr.structures import (
 logger = logging.getLogger(__name__)
 
 _CHOICES: dict[str, type[enum.StrEnum]] = {
+    "INPUT.DETR_AUG.CROP_TYPE": CropType,
     "CRITICAL.BOX_LOSS": BoxLoss,
     "QUANT.WEIGHT.SCALE": ScaleMethod,
     "QUANT.ACTIVATION.RANGE": RangeMethod,
@@ -55,7 +57,8 @@ def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> Non
     Raises:
         ValueError: names every mistake.
     """
-    mistakes = [*_choices(cfg), *_widths(cfg), *_clipping(cfg), *_data_sets(cfg), *_class_lists(cfg)]
+    mistakes = [*_choices(cfg), *_crop(cfg), *_widths(cfg), *_clipping(cfg)]
+    mistakes += [*_data_sets(cfg), *_class_lists(cfg)]
     mistakes += _critical_sets(cfg, "CRITICAL.SETS", "TEST", resolve_category_sets)
     quantizes = "TRAIN" in splits and cfg.QUANT.ENABLED
     trains = "TRAIN" in splits and not cfg.QUANT.ENABLED
@@ -74,6 +77,18 @@ def _choices(cfg: CfgNode) -> Iterator[str]:
         value = _get(cfg, key)
         if value not in list(kind):
             yield f"{key} is {value!r}, expected one of {', '.join(kind)}"
+
+
+def _crop(cfg: CfgNode) -> Iterator[str]:
+    crop = cfg.INPUT.DETR_AUG
+    if not 0 <= crop.CROP_PROB <= 1:
+        yield f"INPUT.DETR_AUG.CROP_PROB is {crop.CROP_PROB:g}, expected 0 (never) to 1"
+    if len(crop.CROP_SIZE) != 2 or not 1 <= crop.CROP_SIZE[0] <= crop.CROP_SIZE[1]:
+        yield f"INPUT.DETR_AUG.CROP_SIZE is {crop.CROP_SIZE}, expected the smallest and the largest side"
+    if not 0 < crop.CROP_MIN <= 1:
+        yield f"INPUT.DETR_AUG.CROP_MIN is {crop.CROP_MIN:g}, expected a part of the side, above 0 to 1"
+    if not crop.CROP_RESIZE or min(crop.CROP_RESIZE) < 1:
+        yield f"INPUT.DETR_AUG.CROP_RESIZE is {crop.CROP_RESIZE}, expected lengths in pixels"
 
 
 def _widths(cfg: CfgNode) -> Iterator[str]:

@@ -71,19 +71,33 @@ def test_colour_stays_in_range(cfg, record):
     assert output["image"].dtype == torch.uint8
 
 
-def test_clip_boxes_keeps_what_has_its_centre_inside():
-    boxes = np.array(
-        [[-8, 2, 10, 12], [-12, 2, 10, 12], [5, 5, 5.5, 12], [0, 0, 50, 30], [60, 2, 70, 12]], float
-    )
-    clipped, keep = clip_boxes(boxes, (30, 50))
-    assert keep.tolist() == [
-        True,
-        False,
-        False,
-        True,
-        False,
-    ]  # centres at x = 1, -1; 0.5 px wide; all; x = 65
-    assert clipped[0].tolist() == [0, 2, 10, 12]
+def test_clip_boxes_tells_whose_centre_is_inside():
+    boxes = np.array([[-8, 2, 10, 12], [-12, 2, 10, 12], [0, 0, 50, 30], [60, 2, 70, 12]], float)
+    clipped, inside = clip_boxes(boxes, (30, 50))
+    assert inside.tolist() == [True, False, True, False]  # centres at x = 1, -1, 25, 65
+    assert clipped[:2].tolist() == [[0, 2, 10, 12], [0, 2, 10, 12]]
+
+
+def mapped(record, boxes, width=50, **arguments):
+    """Boxes of the record, given as xyxy, after a crop to the left part of the image."""
+    annotations = [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for box in boxes]
+    crop = T.CropTransform(0, 0, width, HEIGHT)
+    mapper = DetrDatasetMapper(augmentations=[crop], image_format="BGR", **arguments)
+    return mapper(record | {"annotations": annotations})["instances"].gt_boxes.tensor.tolist()
+
+
+def test_what_a_crop_leaves(record):
+    """The third keeps less than half, the fourth half a pixel, the last nothing."""
+    boxes = [[5, 5, 20, 12], [40, 5, 58, 12], [45, 5, 60, 12], [49.5, 5, 60, 12], [52, 5, 60, 12]]
+    left = [[5, 5, 20, 12], [40, 5, 50, 12], [45, 5, 50, 12]]
+    assert mapped(record, boxes, centre_inside=False) == left, "as in the originals"
+    assert mapped(record, boxes) == left[:2]
+    assert mapped(record, boxes, is_train=False) == [*left, [49.5, 5, 50, 12]], "but none that is empty"
+
+
+def test_no_box_is_empty_outside_training(record):
+    """Detectron2 hands COCO's two boxes without height on."""
+    assert mapped(record, [[5, 5, 20, 5], [20, 5, 5, 9], [5, 5, 20, 6]], is_train=False) == [[5, 5, 20, 6]]
 
 
 def test_image_without_annotations(cfg, record):
