@@ -18,24 +18,11 @@ def load(path: Path, *overrides):
     return load_config(str(path), [*options, *overrides])
 
 
-def cases() -> list:
-    paths = sorted(CONFIGS.rglob("*.yaml"))
-    return [
-        pytest.param(
-            path, id=str(path.relative_to(CONFIGS)), marks=[pytest.mark.slow] if is_large(path) else []
-        )
-        for path in paths
-    ]
+PATHS = sorted(CONFIGS.rglob("*.yaml"))
+NAMES = [str(path.relative_to(CONFIGS)) for path in PATHS]
 
 
-def is_large(path: Path) -> bool:
-    """ResNet-50 and deeper, but for the base of all of them."""
-    cfg = load(path)
-    large = cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone" and cfg.MODEL.RESNETS.DEPTH >= 50
-    return large and path.name != "Base-DETR.yaml"
-
-
-@pytest.mark.parametrize("path", cases())
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_config_builds_and_steps(path):
     cfg = load(path)
     model = build_model(cfg).train()
@@ -53,7 +40,7 @@ def test_config_builds_and_steps(path):
     assert len(output["queries"]) == cfg.MODEL.DETR.NUM_QUERIES
 
 
-@pytest.mark.parametrize("path", [c.values[0] for c in cases()], ids=lambda p: str(p.relative_to(CONFIGS)))
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_leaves_are_thin(path):
     """A leaf says what is its own; a base says what is common."""
     lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
