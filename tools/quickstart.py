@@ -45,21 +45,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "quickstart")
     parser.add_argument("--num-test", type=int, default=500, help="test images to draw and evaluate")
+    parser.add_argument("--num-train", type=int, default=2000, help="training images to draw")
+    parser.add_argument("--num-calibration", type=int, default=256, help="of them, to quantize with")
     args = parser.parse_args()
     start = time.perf_counter()
     try:
-        results = run(args.output, args.num_test)
+        results = run(args.output, args.num_train, args.num_test, args.num_calibration)
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"quickstart: {error}")
     print(f"\n{results}\n\n{time.perf_counter() - start:.0f} seconds in all; {args.output}/ holds")
     print("  summary.json     these numbers\n  detections.png   detections before and after")
 
 
-def run(output: Path, num_test: int) -> str:
+def run(output: Path, num_train: int, num_test: int, num_calibration: int) -> str:
     """Make the data, evaluate, quantize, evaluate again; returns the table."""
-    step(f"drawing street: 2000 training and {num_test} test images")
-    draw_street(output / "street", num_test)
-    cfg = configure(output)
+    step(f"drawing street: {num_train} training and {num_test} test images")
+    draw_street(output / "street", num_train, num_test)
+    cfg = configure(output, num_calibration)
     with quiet(output / "log.txt"):
         step("full precision")
         results = [evaluate_full_precision(cfg, load_float(cfg))]
@@ -72,21 +74,22 @@ def run(output: Path, num_test: int) -> str:
     return table(cfg, results)
 
 
-def draw_street(folder: Path, num_test: int) -> None:
+def draw_street(folder: Path, num_train: int, num_test: int) -> None:
     """Make the data set, unless it is there."""
     command = [sys.executable, ROOT / "datasets" / "make_street.py", "--output", folder]
-    command += ["--splits", "train", "test", "--num-test", str(num_test)]
+    command += ["--splits", "train", "test", "--num-train", str(num_train), "--num-test", str(num_test)]
     if subprocess.run(command).returncode:
         raise ValueError(f"could not draw the data set into {folder}")
 
 
-def configure(output: Path) -> CfgNode:
+def configure(output: Path, num_calibration: int) -> CfgNode:
     """The committed config on the data of this run."""
     sets = [
         f"street_{split}:{output}/street/annotations/{split}.json:{output}/street/images/{split}"
         for split in ("train", "test")
     ]
     overrides = ["DATASETS.REGISTER", sets, "DATASETS.TEST", ("street_test",), "OUTPUT_DIR", str(output)]
+    overrides += ["QUANT.CALIBRATION.NUM_IMAGES", num_calibration]
     cfg = load_config(str(ROOT / CONFIG), overrides)
     cfg.MODEL.WEIGHTS = str(ROOT / cfg.MODEL.WEIGHTS)
     return cfg
