@@ -40,10 +40,18 @@ def official_tensors(seed=0, **arguments):
     for key, shape in official_shapes(**arguments).items():
         first = first_name(key, refined=arguments.get("refine", False))
         if first not in tensors:
-            # Positive, as variances must be.
-            tensors[first] = torch.rand(shape, generator=generator) + 0.1
+            tensors[first] = random_tensor(key, shape, generator)
         tensors[key] = tensors[first]
     return tensors
+
+
+def random_tensor(key, shape, generator):
+    """Variances positive, products of the size of their inputs."""
+    if key.endswith("running_var"):
+        return torch.rand(shape, generator=generator) + 0.5
+    scale = torch.Size(shape[1:]).numel() ** -0.5 if len(shape) > 1 else 0.2
+    is_norm = len(shape) == 1 and key.endswith("weight")
+    return torch.randn(shape, generator=generator) * scale + is_norm
 
 
 def training_args(**settings):
