@@ -47,8 +47,7 @@ def _add_data(cfg: CN) -> None:
 
 
 def _add_backbone(cfg: CN) -> None:
-    # Checkpoint of a detector whose backbone a training starts from, whatever else it holds. Empty: MODEL.WEIGHTS
-    # decides.
+    # Checkpoint of a detector whose backbone a training starts from, whatever else it holds. Empty: none.
     cfg.MODEL.BACKBONE.WEIGHTS = ""
     cfg.MODEL.SMALL_RESNET = CN()
     # Output channels of res2 (stride 4), res3, res4 and res5: one stage for each entry, at most four.
@@ -88,10 +87,40 @@ def _add_detr(cfg: CN) -> None:
     detr.CLASS_WEIGHT = 1.0
     detr.L1_WEIGHT = 5.0
     detr.GIOU_WEIGHT = 2.0
+    # "cross_entropy": softmax over the categories and no-object. "focal": a sigmoid for each category.
+    detr.CLASS_LOSS = "cross_entropy"
     # Weight of the no-object class in the cross entropy.
     detr.NO_OBJECT_WEIGHT = 0.1
-    # Detections kept for each image.
+    # Weight of positives and focusing exponent of the focal loss.
+    detr.FOCAL_ALPHA = 0.25
+    detr.FOCAL_GAMMA = 2.0
+    # Detections kept for each image: the best queries (cross_entropy) or pairs of query and category (focal).
     detr.TOP_K = 100
+    _add_deformable_detr(cfg)
+    _add_dab_detr(cfg)
+
+
+def _add_deformable_detr(cfg: CN) -> None:
+    deformable = cfg.MODEL.DEFORMABLE_DETR = CN()
+    # Feature maps of the backbone that feed the encoder, fine to coarse; MODEL.DETR.IN_FEATURE has no effect.
+    deformable.IN_FEATURES = ("res3", "res4", "res5")
+    # Levels; those beyond the feature maps are convolutions of stride 2 on the last one.
+    deformable.NUM_LEVELS = 4
+    # Points that a head reads on each level, in the encoder and in the decoder.
+    deformable.ENC_POINTS = 4
+    deformable.DEC_POINTS = 4
+    # A decoder layer's boxes are the reference of the next one; each layer has heads of its own.
+    deformable.BOX_REFINEMENT = False
+    # Queries from the encoder's best proposals; needs BOX_REFINEMENT.
+    deformable.TWO_STAGE = False
+
+
+def _add_dab_detr(cfg: CN) -> None:
+    dab = cfg.MODEL.DAB_DETR = CN()
+    # Contents that every anchor is combined with: patterns x MODEL.DETR.NUM_QUERIES queries. 0: none.
+    dab.NUM_PATTERNS = 0
+    # Temperature of the tokens' position encoding.
+    dab.TEMPERATURE = 20.0
 
 
 def _add_solver(cfg: CN) -> None:
@@ -99,6 +128,11 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone as a part of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Weight decay of the parameters of norms. None: SOLVER.WEIGHT_DECAY, as in all originals; the same holds
+    # for WEIGHT_DECAY_BIAS.
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None
+    # Learning rate of the sampling offsets and reference points of Deformable DETR, as a part of BASE_LR.
+    cfg.SOLVER.SAMPLING_MULTIPLIER = 1.0
 
 
 def _add_critical(cfg: CN) -> None:

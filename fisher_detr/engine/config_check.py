@@ -38,9 +38,7 @@ _CHOICES: dict[str, type[enum.StrEnum]] = {
 # Keys of Detectron2 that nothing here reads, and what to set instead.
 _IGNORED = {
     "SOLVER.NESTEROV": "SOLVER.MOMENTUM is plain momentum",
-    "SOLVER.WEIGHT_DECAY_NORM": "SOLVER.WEIGHT_DECAY holds for all parameters",
-    "SOLVER.WEIGHT_DECAY_BIAS": "SOLVER.WEIGHT_DECAY holds for all parameters",
-    "SOLVER.BIAS_LR_FACTOR": "SOLVER.BACKBONE_MULTIPLIER is the only factor on the learning rate",
+    "SOLVER.BIAS_LR_FACTOR": "SOLVER.BACKBONE_MULTIPLIER and SAMPLING_MULTIPLIER are the only factors",
     "INPUT.CROP": "INPUT.DETR_AUG says how to crop",
     "TEST.AUG": "images are evaluated once",
     "TEST.DETECTIONS_PER_IMAGE": "MODEL.DETR.TOP_K is the number of detections",
@@ -183,6 +181,11 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
         yield f"ALLOCATION.TIME_LIMIT is {keys.TIME_LIMIT:g}, expected seconds above 0"
     if keys.ARM == Arm.UNIFORM and not float(keys.AVERAGE_BITS).is_integer():
         yield f"ALLOCATION.AVERAGE_BITS is {keys.AVERAGE_BITS:g}, expected a whole number with ARM 'uniform'"
+    if keys.SENSITIVITY_FILE and keys.ALLOCATION_FILE:
+        yield (
+            "ALLOCATION.SENSITIVITY_FILE and ALLOCATION.ALLOCATION_FILE are both set: keep the latter to take "
+            "the stored widths, the former to choose them anew"
+        )
     try:
         Objective(keys.OVERALL_WEIGHT, keys.CRITICAL_WEIGHT)
     except ValueError as error:

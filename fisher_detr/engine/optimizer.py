@@ -1,53 +1,110 @@
-"""The optimizer of DETR: two learning rates and clipping of the whole model's gradient."""
+"""The optimizer of DETR: learning rates and weight decay by group, clipping of the whole model's gradient."""
 
+import dataclasses
 from collections.abc import Iterable
 from functools import partial
 
 import torch
+from detectron2.config import CfgNode
 from torch import nn
 from torch.optim import Optimizer
+
+# Parts of names whose gradients sum over many points: Deformable DETR lets them learn slowly.
+SAMPLING_NAMES = ("sampling_offsets", "reference_points")
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterGroups:
+    """Factors on the learning rate, and weight decay by kind of parameter.
+
+    Attributes:
+        backbone: factor for parameters below `backbone`.
+        sampling: factor for sampling offsets and reference points.
+        weight_decay: of all parameters but those below.
+        norm_decay: of the parameters of norms; None: as all others.
+        bias_decay: of other biases; None: as all others.
+    """
+
+    backbone: float = 1.0
+    sampling: float = 1.0
+    weight_decay: float = 0.0
+    norm_decay: float | None = None
+    bias_decay: float | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "ParameterGroups":
+        """Read SOLVER."""
+        solver = cfg.SOLVER
+        return cls(
+            solver.BACKBONE_MULTIPLIER,
+            solver.SAMPLING_MULTIPLIER,
+            solver.WEIGHT_DECAY,
+            solver.WEIGHT_DECAY_NORM,
+            solver.WEIGHT_DECAY_BIAS,
+        )
+
+    def of(self, model: nn.Module, base_lr: float) -> list[dict]:
+        """The trainable parameters of a model in groups with `lr` and `weight_decay`, each tensor once."""
+        norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(recurse=False)}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                setting = (base_lr * self._factor(name), self._decay(name, id(parameter) in norms))
+                groups.setdefault(setting, []).append(parameter)
+        return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
+
+    def _factor(self, name: str) -> float:
+        if name.startswith("backbone."):
+            return self.backbone
+        return self.sampling if any(part in name for part in SAMPLING_NAMES) else 1.0
+
+    def _decay(self, name: str, in_norm: bool) -> float:
+        special = None
+        if in_norm:
+            special = self.norm_decay
+        elif name.endswith("bias"):
+            special = self.bias_decay
+        return self.weight_decay if special is None else special
 
 
 def build_optimizer(
     model: nn.Module,
+    groups: ParameterGroups,
     *,
     name: str,
     base_lr: float,
-    backbone_multiplier: float,
-    weight_decay: float,
     momentum: float = 0.9,
     clip_norm: float = 0.0,
 ) -> Optimizer:
     """Build AdamW or SGD over the trainable parameters.
 
     Args:
-        model: parameters below `backbone` form a group of their own.
+        model: whose parameters are optimized.
+        groups: factors on the learning rate, and weight decay.
         name: "ADAMW" or "SGD".
         base_lr: learning rate.
-        backbone_multiplier: factor on the backbone's learning rate.
-        weight_decay: on all parameters.
         momentum: of SGD.
         clip_norm: the gradient of the whole model is scaled down to this L2 norm before each step; 0: never.
 
     Raises:
         ValueError: unknown name.
     """
-    groups = {True: [], False: []}
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[key.startswith("backbone.")].append(parameter)
-    rates = {True: base_lr * backbone_multiplier, False: base_lr}
-    params = [{"params": group, "lr": rates[key]} for key, group in groups.items() if group]
+    params = groups.of(model, base_lr)
     if name == "ADAMW":
-        optimizer = torch.optim.AdamW(params, base_lr, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(params, base_lr)
     elif name == "SGD":
-        optimizer = torch.optim.SGD(params, base_lr, momentum=momentum, weight_decay=weight_decay)
+        optimizer = torch.optim.SGD(params, base_lr, momentum=momentum)
     else:
         raise ValueError(f"SOLVER.OPTIMIZER is {name!r}: expected 'ADAMW' or 'SGD'")
     if clip_norm > 0:
         # A pre-hook clips what the step uses, under mixed precision too: the scaler unscales before it steps.
-        optimizer.register_step_pre_hook(partial(_clip, [*groups[True], *groups[False]], clip_norm))
+        every = [parameter for group in params for parameter in group["params"]]
+        optimizer.register_step_pre_hook(partial(_clip, every, clip_norm))
     return optimizer
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._NormBase)
 
 
 def _clip(parameters: Iterable[nn.Parameter], norm: float, *_) -> None:

@@ -19,8 +19,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fisher_detr.checkpoint import SafeCheckpointer
+from fisher_detr.checkpoint.backbone import load_backbone
 from fisher_detr.data import DetrDatasetMapper
-from fisher_detr.engine.optimizer import build_optimizer
+from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
 from fisher_detr.evaluation import CriticalCategoryEvaluator
 
 
@@ -55,16 +56,22 @@ class Trainer(DefaultTrainer):
         )
         return super().build_hooks()
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint, or start from MODEL.WEIGHTS and MODEL.BACKBONE.WEIGHTS."""
+        resumes = resume and self.checkpointer.has_checkpoint()
+        super().resume_or_load(resume)
+        if self.cfg.MODEL.BACKBONE.WEIGHTS and not resumes:
+            load_backbone(self.checkpointer.model.backbone, self.cfg.MODEL.BACKBONE.WEIGHTS)
+
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """Build from the keys of SOLVER."""
         clip = cfg.SOLVER.CLIP_GRADIENTS
         return build_optimizer(
             model,
+            ParameterGroups.from_config(cfg),
             name=cfg.SOLVER.OPTIMIZER,
             base_lr=cfg.SOLVER.BASE_LR,
-            backbone_multiplier=cfg.SOLVER.BACKBONE_MULTIPLIER,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
             momentum=cfg.SOLVER.MOMENTUM,
             clip_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
         )

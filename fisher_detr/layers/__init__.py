@@ -1,16 +1,22 @@
 """Building blocks in plain torch: attention with explicit projections, position encoding, heads, boxes."""
 
 from fisher_detr.layers.attention import AttentionProducts, MultiheadAttention
-from fisher_detr.layers.boxes import paired_generalized_iou
+from fisher_detr.layers.boxes import inverse_sigmoid, paired_generalized_iou
 from fisher_detr.layers.detections import select_detections
 from fisher_detr.layers.mlp import MLP
-from fisher_detr.layers.position_encoding import SinePositionEncoding
+from fisher_detr.layers.ms_deform_attn import DeformableSampling, MSDeformAttn, SamplingMethod
+from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
 
 __all__ = [
     "MLP",
     "AttentionProducts",
+    "DeformableSampling",
+    "MSDeformAttn",
     "MultiheadAttention",
+    "SamplingMethod",
     "SinePositionEncoding",
+    "inverse_sigmoid",
     "paired_generalized_iou",
     "select_detections",
+    "sine_encoding",
 ]

@@ -24,6 +24,17 @@ def paired_generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return _ratio(inner, union) - _ratio(hull - union, hull)
 
 
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of numbers in [0, 1], such as box coordinates; bounded where they reach 0 or 1.
+
+    Args:
+        x: [...], clamped to [0, 1].
+        eps: smallest numerator and denominator of the odds.
+    """
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """`part / whole`, 0 where the whole is 0; its gradient is finite there too."""
     nothing = whole <= 0

@@ -13,6 +13,11 @@ class MLP(nn.Module):
         dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
 
+    def zero_last(self) -> None:
+        """Make the output 0 whatever the input, as a start for boxes relative to a reference."""
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_dim] to [..., out_dim]."""
         for layer in self.layers[:-1]:

@@ -1,15 +1,16 @@
 """The training loss of DETR (arXiv 2005.12872, equation 2), and its critical-category form."""
 
+import dataclasses
 import enum
 
 import torch
 from detectron2.utils import comm
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from fisher_detr.critical import collapse_labels, collapse_logits
 from fisher_detr.layers import paired_generalized_iou
+from fisher_detr.modeling.classification import Classification
 from fisher_detr.modeling.matcher import HungarianMatcher, Matching
 from fisher_detr.modeling.targets import Predictions, Targets
 from fisher_detr.structures import CategorySet
@@ -23,7 +24,7 @@ class BoxLoss(enum.StrEnum):
 
 
 class SetCriterion:
-    """Matches queries to objects, then sums cross entropy, L1 and generalized-IoU losses."""
+    """Matches queries to objects, then weighs classification, L1 and generalized-IoU losses."""
 
     def __init__(
         self,
@@ -32,20 +33,22 @@ class SetCriterion:
         class_weight: float = 1.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
-        no_object_weight: float = 0.1,
     ):
         """Build.
 
         Args:
-            matcher: pairs queries with objects.
-            class_weight: weight of the cross entropy.
+            matcher: pairs queries with objects; its class head has the loss.
+            class_weight: weight of the class head's loss.
             l1_weight: weight of the L1 loss on normalized boxes.
             giou_weight: weight of 1 - GIoU.
-            no_object_weight: weight of the no-object class within the cross entropy.
         """
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_bbox": l1_weight, "loss_giou": giou_weight}
-        self.no_object_weight = no_object_weight
+
+    @property
+    def classification(self) -> Classification:
+        """The class head's loss and cost."""
+        return self.matcher.classification
 
     def __call__(
         self, predictions: Predictions, targets: list[Targets], box_counts: Tensor | None = None
@@ -59,8 +62,19 @@ class SetCriterion:
 
         Returns:
             scalars `loss_ce`, `loss_bbox`, `loss_giou` of the last layer and, with the suffix `_0`, `_1`,
-            ..., of the layers before it.
+            ..., of the layers before it; with the suffix `_enc` of the proposals, where there are any.
         """
+        losses = self._layers(predictions, targets, box_counts)
+        if predictions.proposals is not None:
+            # Proposals have no category: an object is the first one.
+            objects = [dataclasses.replace(t, classes=torch.zeros_like(t.classes)) for t in targets]
+            of_proposals = self._layers(predictions.proposals, objects, box_counts)
+            losses |= {f"{name}_enc": value for name, value in of_proposals.items()}
+        return losses
+
+    def _layers(
+        self, predictions: Predictions, targets: list[Targets], box_counts: Tensor | None
+    ) -> dict[str, Tensor]:
         matching = self.matcher(predictions, targets)
         classes = torch.cat([target.classes for target in targets])
         boxes = torch.cat([target.boxes for target in targets])
@@ -75,17 +89,11 @@ class SetCriterion:
         }
 
     def _class_losses(self, logits: Tensor, classes: Tensor, matching: Matching) -> Tensor:
-        """Weighted mean cross entropy of each layer, [L]."""
-        no_object = logits.shape[-1] - 1
+        """Classification loss of each layer, [L]."""
+        no_object = logits.shape[-1] - (self.classification.num_logits(0))
         labels = torch.full(logits.shape[:-1], no_object, dtype=torch.int64, device=logits.device)
         labels[matching.layer, matching.image, matching.group, matching.query] = classes[matching.target]
-        cross_entropy = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(
-            labels
-        )
-        weights = torch.ones_like(cross_entropy).masked_fill(labels == no_object, self.no_object_weight)
-        # Nothing counts where no-object weighs 0 and no image has an object: 0 / 0 is no loss.
-        total = weights.flatten(1).sum(1).clamp(min=torch.finfo(weights.dtype).tiny)
-        return (weights * cross_entropy).flatten(1).sum(1) / total
+        return self.classification.loss(logits, labels, _num_objects(torch.ones_like(classes)))
 
     def _box_losses(
         self, boxes: Tensor, objects: Tensor, counts: Tensor, matching: Matching
@@ -97,18 +105,19 @@ class SetCriterion:
         giou = 1 - paired_generalized_iou(
             box_convert(matched, "cxcywh", "xyxy"), box_convert(paired, "cxcywh", "xyxy")
         )
-        weights = counts[matching.target].to(boxes.dtype) / (boxes.shape[2] * self._num_objects(counts))
+        weights = counts[matching.target].to(boxes.dtype) / (boxes.shape[2] * _num_objects(counts))
         return {
             name: boxes.new_zeros(len(boxes)).index_add(0, matching.layer, weights * values)
             for name, values in (("loss_bbox", l1), ("loss_giou", giou))
         }
 
-    def _num_objects(self, counts: Tensor) -> Tensor:
-        """Objects for each rank, at least 1: every rank divides by the same number."""
-        total = counts.sum().to(torch.float64)
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(total)
-        return (total / comm.get_world_size()).clamp(min=1.0)
+
+def _num_objects(counts: Tensor) -> Tensor:
+    """Objects for each rank, at least 1: every rank divides by the same number."""
+    total = counts.sum().to(torch.float64)
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(total)
+    return (total / comm.get_world_size()).clamp(min=1.0)
 
 
 def critical_losses(
@@ -119,6 +128,8 @@ def critical_losses(
     box_loss: BoxLoss = BoxLoss.CRITICAL,
 ) -> dict[str, Tensor]:
     """The critical-category objective L_F: the criterion on transformed logits and labels, matching included.
+
+    The logits of proposals are not transformed: they have no categories to merge.
 
     Args:
         criterion: of the overall objective.
@@ -134,5 +145,5 @@ def critical_losses(
     counts = None
     if box_loss is BoxLoss.CRITICAL:
         counts = torch.cat([t.classes for t in collapsed]) < len(category_set)
-    transformed = Predictions(collapse_logits(predictions.logits, category_set), predictions.boxes)
+    transformed = dataclasses.replace(predictions, logits=collapse_logits(predictions.logits, category_set))
     return criterion(transformed, collapsed, counts)

@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
+from fisher_detr.modeling.classification import Classification, SoftmaxClassification
 from fisher_detr.modeling.targets import Predictions, Targets
 
 
@@ -30,10 +31,18 @@ class Matching:
 class HungarianMatcher:
     """Matches by the sum of class, L1 and generalized-IoU costs."""
 
-    def __init__(self, *, class_cost: float = 1.0, l1_cost: float = 5.0, giou_cost: float = 2.0):
-        """Args are the weights of the three costs; not all may be 0."""
+    def __init__(
+        self,
+        *,
+        classification: Classification | None = None,
+        class_cost: float = 1.0,
+        l1_cost: float = 5.0,
+        giou_cost: float = 2.0,
+    ):
+        """Args are the class head (softmax) and the weights of the three costs, of which one is not 0."""
         if not (class_cost or l1_cost or giou_cost):
             raise ValueError("all matching costs are 0: give at least one of class, L1 and GIoU a weight")
+        self.classification = classification or SoftmaxClassification()
         self.class_cost = class_cost
         self.l1_cost = l1_cost
         self.giou_cost = giou_cost
@@ -73,7 +82,7 @@ class HungarianMatcher:
     def _image_cost(self, predictions: Predictions, image: int, target: Targets) -> Tensor:
         """Cost [L, G, Q, N] of one image."""
         logits, boxes = predictions.logits[:, image], predictions.boxes[:, image]
-        classes = -logits.flatten(0, -2).softmax(-1)[:, target.classes]  # [L G Q, N]
+        classes = self.classification.cost(logits.flatten(0, -2), target.classes)  # [L G Q, N]
         flat = boxes.flatten(0, -2)
         l1 = torch.cdist(flat, target.boxes, p=1)
         giou = generalized_box_iou(

@@ -12,15 +12,15 @@ _MAX_STAGES = 4  # what Detectron2's ResNet has names for
 
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
-    """Build a ResNet of basic blocks from MODEL.SMALL_RESNET; its only output is MODEL.DETR.IN_FEATURE.
+    """Build a ResNet of basic blocks from MODEL.SMALL_RESNET; stem and stages are all outputs.
 
     The stem has stride 4 as in every ResNet; each further stage halves the resolution.
 
     Raises:
         ValueError: the settings do not fit each other.
     """
-    small, feature = cfg.MODEL.SMALL_RESNET, cfg.MODEL.DETR.IN_FEATURE
-    _check(small.CHANNELS, small.BLOCKS, feature)
+    small = cfg.MODEL.SMALL_RESNET
+    _check(small.CHANNELS, small.BLOCKS)
     stem = BasicStem(input_shape.channels, small.STEM_CHANNELS, small.NORM)
     stages, channels = [], small.STEM_CHANNELS
     for index, (width, blocks) in enumerate(zip(small.CHANNELS, small.BLOCKS, strict=True)):
@@ -36,10 +36,11 @@ def build_small_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
             )
         )
         channels = width
-    return ResNet(stem, stages, out_features=[feature], freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    outputs = ["stem", *(f"res{index + 2}" for index in range(len(stages)))]
+    return ResNet(stem, stages, out_features=outputs, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
-def _check(channels: Sequence[int], blocks: Sequence[int], feature: str) -> None:
+def _check(channels: Sequence[int], blocks: Sequence[int]) -> None:
     if not 1 <= len(channels) <= _MAX_STAGES:
         raise ValueError(
             f"MODEL.SMALL_RESNET.CHANNELS has {len(channels)} stages: Detectron2's ResNet has 1 to "
@@ -55,6 +56,3 @@ def _check(channels: Sequence[int], blocks: Sequence[int], feature: str) -> None
             f"MODEL.SMALL_RESNET.CHANNELS is {tuple(channels)}: give each stage another width than the one "
             "before (Detectron2's block halves the resolution of its shortcut only where the width changes)"
         )
-    known = ["stem", *(f"res{i + 2}" for i in range(len(channels)))]
-    if feature not in known:
-        raise ValueError(f"MODEL.DETR.IN_FEATURE is {feature!r}: the small ResNet has {', '.join(known)}")

@@ -17,15 +17,17 @@ class Predictions:
         logits: [L, B, G, Q, n + 1] (softmax head, no-object last) or [L, B, G, Q, n] (sigmoid head); the last
             layer last.
         boxes: [L, B, G, Q, 4], center x, center y, width, height as parts of the image without padding.
+        proposals: of a first stage, with L = G = 1 and Q tokens; None: there is none, or nobody asks.
     """
 
     logits: Tensor
     boxes: Tensor
+    proposals: "Predictions | None" = None
 
     def in_float32(self) -> "Predictions":
         """The same with half precision widened: matching costs and losses need the mantissa."""
         logits, boxes = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (self.logits, self.boxes))
-        return Predictions(logits, boxes)
+        return Predictions(logits, boxes, self.proposals and self.proposals.in_float32())
 
 
 @dataclasses.dataclass(frozen=True)

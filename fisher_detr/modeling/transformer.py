@@ -5,26 +5,9 @@ Shapes: B batch, S tokens of the feature map, Q queries, G query groups, D width
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fisher_detr.layers import MultiheadAttention
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with ReLU, residual and norm."""
-
-    def __init__(self, dim: int, hidden_dim: int, dropout: float):
-        """Args are D, the hidden width, and the dropout after each linear layer."""
-        super().__init__()
-        self.linear1 = nn.Linear(dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, dim)
-        self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., D] to [..., D]."""
-        hidden = self.dropout(F.relu(self.linear1(x)))
-        return self.norm(x + self.dropout(self.linear2(hidden)))
+from fisher_detr.modeling.blocks import FeedForward, within_groups, xavier
 
 
 class EncoderLayer(nn.Module):
@@ -76,17 +59,12 @@ class DecoderLayer(nn.Module):
         Returns:
             [B, G Q, D].
         """
-        attended = self._attend_within_groups(queries, query_position, groups)
+        located = queries + query_position
+        attended = within_groups(self.self_attn, groups, located, located, queries)
         queries = self.self_attn_norm(queries + self.dropout(attended))
         attended = self.cross_attn(queries + query_position, *memory)
         queries = self.cross_attn_norm(queries + self.dropout(attended))
         return self.ffn(queries)
-
-    def _attend_within_groups(self, queries: Tensor, query_position: Tensor, groups: int) -> Tensor:
-        batch = len(queries)
-        located = (queries + query_position).unflatten(1, (groups, -1)).flatten(0, 1)  # [B G, Q, D]
-        values = queries.unflatten(1, (groups, -1)).flatten(0, 1)
-        return self.self_attn(located, located, values).unflatten(0, (batch, groups)).flatten(1, 2)
 
 
 class Transformer(nn.Module):
@@ -111,9 +89,7 @@ class Transformer(nn.Module):
             DecoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        xavier(self)
 
     def forward(
         self, tokens: Tensor, position: Tensor, mask: Tensor | None, query_position: Tensor, groups: int = 1

@@ -9,6 +9,7 @@ from fisher_detr.modeling import (
     HungarianMatcher,
     Predictions,
     SetCriterion,
+    SoftmaxClassification,
     Targets,
     critical_losses,
 )
@@ -19,8 +20,10 @@ from tests.oracles import naive_set_loss
 COUNTS = [[3, 0, 2], [0, 0], [6, 1], [1]]  # four queries: six objects are more than that
 
 
-def make_criterion(**options):
-    return SetCriterion(matcher=HungarianMatcher(), **options)
+def make_criterion(no_object_weight=0.1, **options):
+    return SetCriterion(
+        matcher=HungarianMatcher(classification=SoftmaxClassification(no_object_weight)), **options
+    )
 
 
 def check(found, expected):

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 from fisher_detr import add_fisher_detr_config
 from fisher_detr.structures import CategorySet
-from tests.oracles.hf_detr import build_hf_detr, to_our_names
+from tests.oracles.hf_detectors import build_hf_detr, to_our_names
 
 NUM_CLASSES = 5
 

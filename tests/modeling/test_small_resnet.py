@@ -15,7 +15,6 @@ def make_cfg(**small):
     add_fisher_detr_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_small_resnet_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = small.pop("FREEZE_AT", 0)
-    cfg.MODEL.DETR.IN_FEATURE = small.pop("IN_FEATURE", "res4")
     for key, value in small.items():
         cfg.MODEL.SMALL_RESNET[key] = value
     return cfg
@@ -25,16 +24,15 @@ def make_cfg(**small):
     ("feature", "channels", "stride"), [("res2", 32, 4), ("res3", 64, 8), ("res4", 128, 16)]
 )
 def test_feature_map_is_as_announced(feature, channels, stride):
-    backbone = build_backbone(make_cfg(IN_FEATURE=feature))
+    backbone = build_backbone(make_cfg())
     found = backbone(torch.zeros(2, 3, 64, 96))
-    assert list(found) == [feature]
     assert found[feature].shape == (2, channels, 64 // stride, 96 // stride)
     announced = backbone.output_shape()[feature]
     assert (announced.channels, announced.stride) == (channels, stride)
 
 
 def test_stages_as_configured():
-    backbone = build_backbone(make_cfg(CHANNELS=(8, 16), BLOCKS=(2, 1), STEM_CHANNELS=4, IN_FEATURE="res3"))
+    backbone = build_backbone(make_cfg(CHANNELS=(8, 16), BLOCKS=(2, 1), STEM_CHANNELS=4))
     assert [len(stage) for stage in backbone.stages] == [2, 1]
     assert backbone(torch.zeros(1, 3, 32, 32))["res3"].shape == (1, 16, 4, 4)
 
@@ -59,11 +57,6 @@ def test_lists_of_different_length_are_named():
         build_backbone(make_cfg(CHANNELS=(8, 16)))
 
 
-def test_feature_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="MODEL.DETR.IN_FEATURE is 'res5'.*stem, res2, res3, res4"):
-        build_backbone(make_cfg(IN_FEATURE="res5"))
-
-
 def test_equal_widths_are_named():
     """Detectron2's basic block would fail in the forward pass: its shortcut keeps the resolution."""
     with pytest.raises(ValueError, match=r"CHANNELS is \(8, 16, 16\): give each stage another width"):
@@ -75,4 +68,4 @@ def test_number_of_stages_that_detectron2_does_not_know(stages):
     """It takes a fifth stage and then has no name for it that freezing or OUT_FEATURES would find."""
     channels = tuple(8 * 2**i for i in range(stages))
     with pytest.raises(ValueError, match=f"CHANNELS has {stages} stages: .* 1 to 4, res2 to res5"):
-        build_backbone(make_cfg(CHANNELS=channels, BLOCKS=(1,) * stages, IN_FEATURE="res6"))
+        build_backbone(make_cfg(CHANNELS=channels, BLOCKS=(1,) * stages))

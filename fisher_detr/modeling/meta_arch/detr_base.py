@@ -4,14 +4,21 @@ from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import Backbone
+from detectron2.modeling import Backbone, build_backbone
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from fisher_detr.layers import select_detections
+from fisher_detr.modeling.classification import (
+    Classification,
+    ClassLoss,
+    SigmoidClassification,
+    SoftmaxClassification,
+)
 from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losses
+from fisher_detr.modeling.matcher import HungarianMatcher
 from fisher_detr.modeling.targets import Predictions, targets_of
 from fisher_detr.structures import CategorySet
 
@@ -29,6 +36,8 @@ class DetrBase(nn.Module):
         num_classes: int,
         pixel_mean: list[float],
         pixel_std: list[float],
+        query_groups: int = 1,
+        deep_supervision: bool = True,
         top_k: int = 100,
         critical_box_loss: BoxLoss = BoxLoss.CRITICAL,
     ):
@@ -40,6 +49,8 @@ class DetrBase(nn.Module):
             num_classes: number n of categories, without no-object.
             pixel_mean: mean of each channel, in the range of the input's values.
             pixel_std: standard deviation of each channel.
+            query_groups: groups of queries in training (Group DETR, arXiv 2207.13085).
+            deep_supervision: losses on every decoder layer.
             top_k: detections kept for each image.
             critical_box_loss: which objects count in the box losses of the critical objective.
         """
@@ -47,10 +58,44 @@ class DetrBase(nn.Module):
         self.backbone = backbone
         self.criterion = criterion
         self.num_classes = num_classes
+        self.query_groups = query_groups
+        self.deep_supervision = deep_supervision
         self.top_k = top_k
         self.critical_box_loss = critical_box_loss
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        """Read what all detectors share from MODEL.DETR, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and CRITICAL."""
+        detr = cfg.MODEL.DETR
+        matcher = HungarianMatcher(
+            classification=_classification(detr),
+            class_cost=detr.CLASS_COST,
+            l1_cost=detr.L1_COST,
+            giou_cost=detr.GIOU_COST,
+        )
+        return {
+            "backbone": build_backbone(cfg),
+            "criterion": SetCriterion(
+                matcher=matcher,
+                class_weight=detr.CLASS_WEIGHT,
+                l1_weight=detr.L1_WEIGHT,
+                giou_weight=detr.GIOU_WEIGHT,
+            ),
+            "num_classes": num_classes_of(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "query_groups": detr.QUERY_GROUPS,
+            "deep_supervision": detr.DEEP_SUPERVISION,
+            "top_k": detr.TOP_K,
+            "critical_box_loss": BoxLoss(cfg.CRITICAL.BOX_LOSS),
+        }
+
+    @property
+    def groups(self) -> int:
+        """Query groups of the present mode: inference uses the first."""
+        return self.query_groups if self.training else 1
 
     @property
     def device(self) -> torch.device:
@@ -137,6 +182,54 @@ def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
     for i, (h, w) in enumerate(images.image_sizes):
         mask[i, :, :h, :w] = 1
     return F.interpolate(mask, size=size, mode="nearest")[:, 0] > 0
+
+
+def is_padded(images: ImageList) -> bool:
+    """Whether any image is; told by the sizes: to ask the mask would make the host wait for the GPU."""
+    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes)
+
+
+def channels_of(backbone: Backbone, feature: str, key: str) -> int:
+    """Channels of a feature map of the backbone.
+
+    Raises:
+        ValueError: the backbone does not give it; `key` is the setting that asks for it.
+    """
+    shapes = backbone.output_shape()
+    if feature not in shapes:
+        raise ValueError(
+            f"{key} is {feature!r}, the backbone gives {', '.join(shapes)}: "
+            "name one of these, or add it to MODEL.RESNETS.OUT_FEATURES"
+        )
+    return shapes[feature].channels
+
+
+def class_head(dim: int, num_classes: int, classification: Classification) -> nn.Linear:
+    """Linear layer from states of width `dim` to the logits, with the first bias of its loss."""
+    head = nn.Linear(dim, classification.num_logits(num_classes))
+    bias = classification.bias()
+    if bias is not None:
+        nn.init.constant_(head.bias, bias)
+    return head
+
+
+def transformer_arguments(cfg) -> dict[str, Any]:
+    """Arguments that all transformers share, from MODEL.DETR."""
+    detr = cfg.MODEL.DETR
+    return {
+        "dim": detr.HIDDEN_DIM,
+        "num_heads": detr.NHEADS,
+        "hidden_dim": detr.DIM_FEEDFORWARD,
+        "encoder_layers": detr.ENC_LAYERS,
+        "decoder_layers": detr.DEC_LAYERS,
+        "dropout": detr.DROPOUT,
+    }
+
+
+def _classification(detr) -> Classification:
+    if ClassLoss(detr.CLASS_LOSS) is ClassLoss.FOCAL:
+        return SigmoidClassification(detr.FOCAL_ALPHA, detr.FOCAL_GAMMA)
+    return SoftmaxClassification(detr.NO_OBJECT_WEIGHT)
 
 
 def num_classes_of(cfg) -> int:

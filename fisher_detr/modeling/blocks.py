@@ -1,0 +1,51 @@
+"""What the transformers share.
+
+Shapes: B batch, Q queries, G query groups, D width.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them, residual and norm."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float, activation: nn.Module | None = None):
+        """Args are D, the hidden width, the dropout after each linear layer, and the activation (ReLU)."""
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.activation = activation or nn.ReLU()
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., D] to [..., D]."""
+        hidden = self.dropout(self.activation(self.linear1(x)))
+        return self.norm(x + self.dropout(self.linear2(hidden)))
+
+
+def within_groups(attend: Callable[..., Tensor], groups: int, *inputs: Tensor) -> Tensor:
+    """Let queries attend to each other within their group only.
+
+    Args:
+        attend: self-attention of inputs [B, Q, D].
+        groups: G.
+        *inputs: each [B, G Q, D].
+
+    Returns:
+        [B, G Q, D].
+    """
+    if groups == 1:
+        return attend(*inputs)
+    batch = len(inputs[0])
+    apart = (x.unflatten(1, (groups, -1)).flatten(0, 1) for x in inputs)  # [B G, Q, D]
+    return attend(*apart).unflatten(0, (batch, groups)).flatten(1, 2)
+
+
+def xavier(module: nn.Module) -> None:
+    """Initialise all matrices of a module as the DETR family does; vectors stay as they are."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
