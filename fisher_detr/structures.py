@@ -231,6 +231,25 @@ class SensitivityTable:
             for name, values in getattr(self, field).items():
                 _check_array(f"sensitivity {field} {name!r}", values, shape)
 
+    def at_widths(self, widths: Sequence[int]) -> "SensitivityTable":
+        """The same table with only some of its candidate widths.
+
+        Raises:
+            ValueError: it lacks one of them.
+        """
+        widths = tuple(widths)
+        if absent := [bits for bits in widths if bits not in self.widths]:
+            raise ValueError(
+                f"the sensitivity table has the widths {list(self.widths)} and lacks {absent}: leave them out "
+                "of ALLOCATION.WIDTHS, or compute it again"
+            )
+        columns = [self.widths.index(bits) for bits in widths]
+        chosen = {
+            field: {name: values[:, columns] for name, values in getattr(self, field).items()}
+            for field in ("terms", "standard_errors", "linear")
+        }
+        return dataclasses.replace(self, widths=widths, **chosen)
+
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON, atomically."""
         content = dataclasses.asdict(self)

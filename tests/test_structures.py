@@ -131,6 +131,18 @@ def test_broken_allocations(allocation, tmp_path, changes, message):
         BitAllocation.load(path)
 
 
+def test_a_table_at_some_of_its_widths(table):
+    assert table.widths == (2, 4, 8)
+    some = table.at_widths([2, 8])
+    assert some.widths == (2, 8)
+    for field in ("terms", "standard_errors", "linear"):
+        for name, values in getattr(table, field).items():
+            np.testing.assert_array_equal(getattr(some, field)[name], values[:, [0, 2]])
+    np.testing.assert_array_equal(some.traces["overall"], table.traces["overall"])
+    with pytest.raises(ValueError, match=r"has the widths \[2, 4, 8\] and lacks \[3, 7\]"):
+        table.at_widths((2, 3, 7))
+
+
 def test_a_table_that_is_not_finite_is_refused(table):
     table.terms["overall"][0, 0] = np.inf
     with pytest.raises(ValueError, match="terms 'overall' is not finite"):

@@ -171,13 +171,15 @@ class PostTrainingQuantizer:
             table: sensitivities of an earlier run; None: those of this one.
 
         Raises:
-            ValueError: the table was made for another objective, checkpoint or kind of quantization.
+            ValueError: the table was made for another objective, checkpoint or kind of quantization, or lacks
+                a candidate width.
         """
+        settings = self.settings
         if table is not None:
             self._check_origin(table, arm)
+            table = table.at_widths(settings.widths)
         elif arm is not Arm.UNIFORM:
             table = self.sensitivity(arm)
-        settings = self.settings
         return allocate_arm(
             arm,
             self.layers,
@@ -320,7 +322,7 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     quantizer, keys = PostTrainingQuantizer.from_config(cfg, model), cfg.ALLOCATION
     arm = Arm(keys.ARM)
     if keys.ALLOCATION_FILE:
-        allocation = _stored_allocation(keys.ALLOCATION_FILE, arm, quantizer.layers)
+        allocation = _stored_allocation(keys.ALLOCATION_FILE, arm, quantizer)
     elif keys.SENSITIVITY_FILE:
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, SensitivityTable.load(keys.SENSITIVITY_FILE))
     else:
@@ -334,7 +336,7 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     return quantized
 
 
-def _stored_allocation(path: str, arm: Arm, layers: Sequence[LayerInfo]) -> BitAllocation:
+def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) -> BitAllocation:
     """The widths of an earlier run, if they are what the config calls them."""
     allocation = BitAllocation.load(path)
     made_for = allocation.meta.get("arm", str(arm))
@@ -343,10 +345,15 @@ def _stored_allocation(path: str, arm: Arm, layers: Sequence[LayerInfo]) -> BitA
             f"allocation file {path} is of arm {made_for}, and ALLOCATION.ARM is {arm}, whose scales are "
             f"others: set ALLOCATION.ARM {made_for}"
         )
-    if set(allocation.bits) == {
-        layer.name for layer in layers
-    }:  # other layers are quantize_model's to refuse
-        size = sum(layer.size_bytes(allocation.bits[layer.name]) for layer in layers)
+    aimed_at = (allocation.meta.get("sensitivity") or {}).get("critical_set")
+    if arm is Arm.FISHER_CRITICAL and aimed_at and aimed_at["indices"] != list(quantizer.critical.indices):
+        raise ValueError(
+            f"allocation file {path} is for the critical set {aimed_at['name']}, and CRITICAL.TARGET is "
+            f"{quantizer.critical.name}, whose scales are others: set CRITICAL.TARGET to the plan's set"
+        )
+    layers = {layer.name: layer for layer in quantizer.layers}
+    if set(allocation.bits) == set(layers):  # other layers are quantize_model's to refuse
+        size = sum(layer.size_bytes(allocation.bits[name]) for name, layer in layers.items())
         if size != allocation.size_bytes:
             raise ValueError(
                 f"allocation file {path} says {allocation.size_bytes} bytes, its widths take {size}: "

@@ -112,6 +112,13 @@ def test_a_stored_table_gives_the_same_plan(quantizer, tmp_path):
     assert plan.bits == quantizer.allocate(Arm.FISHER_CRITICAL, 4.0).bits
 
 
+def test_a_stored_table_is_held_to_the_candidate_widths(quantizer):
+    table = quantizer.sensitivity(Arm.FISHER_CRITICAL)
+    assert 4 in quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, table).bits.values()
+    quantizer.settings = dataclasses.replace(quantizer.settings, widths=(2, 8))
+    assert set(quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, table).bits.values()) == {2, 8}
+
+
 def test_a_table_of_another_question_is_refused(quantizer):
     table = quantizer.sensitivity(Arm.FISHER_OVERALL)
     with pytest.raises(ValueError, match="objective"):
@@ -126,6 +133,10 @@ def test_a_table_of_another_question_is_refused(quantizer):
     [
         ({"meta": {"arm": "uniform"}}, "is of arm uniform"),
         ({"size_bytes": 1}, "says 1 bytes"),
+        (
+            {"meta": {"sensitivity": {"critical_set": {"name": "animal", "indices": [0, 1]}}}},
+            "critical set animal, and CRITICAL.TARGET is vehicle",
+        ),
     ],
 )
 def test_a_plan_that_is_not_what_it_is_called_is_refused(cfg, model, quantizer, tmp_path, change, message):
