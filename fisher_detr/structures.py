@@ -240,8 +240,8 @@ class SensitivityTable:
         widths = tuple(widths)
         if absent := [bits for bits in widths if bits not in self.widths]:
             raise ValueError(
-                f"the sensitivity table has the widths {list(self.widths)} and lacks {absent}: leave them out "
-                "of ALLOCATION.WIDTHS, or compute it again"
+                f"the sensitivity table has the widths {list(self.widths)} and lacks {absent}: leave them "
+                "out of ALLOCATION.WIDTHS, or compute it again"
             )
         columns = [self.widths.index(bits) for bits in widths]
         chosen = {
