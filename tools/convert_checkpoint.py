@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dropped",
         metavar="FILE",
-        help="with --to-official: the .dropped.safetensors of the conversion,\nwhere it is not beside the file",
+        help="with --to-official: the .dropped.safetensors of the conversion,\nif not beside it",
     )
     parser.add_argument("--force", action="store_true", help="overwrite")
     args = parser.parse_args(arguments)
