@@ -16,7 +16,27 @@ from fisher_detr.data import register_builtin
 from fisher_detr.data.categories import coco_categories, coco_panoptic_categories
 
 SPLITS = ("train", "val")
-HEIGHT, WIDTH = 96, 128  # of the pictures in both COCO trees
+HEIGHT, WIDTH = 96, 128  # of all pictures
+CITIES = {"train": ("aachen", "zurich"), "val": ("lindau",)}
+# Labels of the polygons and their ids in the official label images; -1 is not drawn there.
+LABELS = {
+    "ego vehicle": 1,
+    "road": 7,
+    "building": 11,
+    "pole": 17,
+    "polegroup": 18,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "caravan": 29,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+    "license plate": -1,
+}
+WITH_INSTANCES = [label for label, id_ in LABELS.items() if id_ >= 24]
 
 
 def write_coco_tree(root: Path, num_images: int = 4, seed: int = 0) -> None:
@@ -79,6 +99,32 @@ def write_coco_panoptic_tree(root: Path, num_images: int = 4, seed: int = 0) -> 
             _write_picture(root / f"coco/panoptic_{split}2017" / annotations[-1]["file_name"], colours)
         content = _coco_head(images) | {"annotations": annotations, "categories": coco_panoptic_categories()}
         write_json(root / f"coco/annotations/panoptic_{split}2017.json", content)
+
+
+def write_cityscapes_tree(root: Path, per_city: int = 2, seed: int = 0) -> None:
+    """Write `cityscapes/leftImg8bit/<split>/<city>/*.png` and their polygons and label images in `gtFine`.
+
+    Train has two cities, val one. Every picture has rectangles that hide each other, among them a group, a
+    deleted object, a license plate, and a car that is hidden completely.
+
+    Args:
+        root: what `$DETECTRON2_DATASETS` is to name.
+        per_city: pictures of each city.
+        seed: of what is drawn where.
+    """
+    folder = root / "cityscapes"
+    for split, cities in CITIES.items():
+        for number, city in enumerate(cities):
+            rng = np.random.default_rng([seed, number, len(split)])
+            for i in range(per_city):
+                objects = _street_objects(rng)
+                name = f"{split}/{city}/{city}_{i:06d}_000019"
+                _write_picture(folder / f"leftImg8bit/{name}_leftImg8bit.png", _street_picture(objects, rng))
+                content = {"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": objects}
+                write_json(folder / f"gtFine/{name}_gtFine_polygons.json", content)
+                ids, instances = _label_images(objects)
+                cv2.imwrite(str(folder / f"gtFine/{name}_gtFine_labelIds.png"), ids)
+                cv2.imwrite(str(folder / f"gtFine/{name}_gtFine_instanceIds.png"), instances)
 
 
 def use_tree(monkeypatch, root: Path) -> None:
@@ -166,6 +212,53 @@ def _panoptic_annotation(image: dict, segments: np.ndarray, kinds: dict) -> dict
         "file_name": image["file_name"].replace("jpg", "png"),
         "image_id": image["id"],
     }
+
+
+def _street_objects(rng: np.random.Generator) -> list[dict]:
+    """Objects as annotated, from back to front."""
+    objects = [_street_object("road", 0, 40, WIDTH - 1, HEIGHT - 1), _street_object("car", 30, 30, 40, 40)]
+    labels = [*WITH_INSTANCES, "cargroup", "persongroup", "building", "pole", "polegroup", "license plate"]
+    for label in rng.permutation(labels * 2):
+        w, h = (int(v) for v in rng.integers(4, 40, 2))
+        x, y = int(rng.integers(-5, WIDTH - 10)), int(rng.integers(-5, HEIGHT - 10))
+        objects.append(_street_object(str(label), x, y, x + w, y + h))
+    objects.append(_street_object("bus", 28, 28, 42, 42))  # hides the first car
+    objects.append(_street_object("person", 60, 50, 70, 80) | {"deleted": 1, "draw": False})
+    objects.append(_street_object("rider", 80, 50, 85, 60) | {"deleted": 0})
+    objects.append(_street_object("ego vehicle", 0, 90, WIDTH - 1, HEIGHT - 1))
+    return objects
+
+
+def _street_object(label: str, x0: int, y0: int, x1: int, y1: int) -> dict:
+    return {"label": label, "polygon": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]}
+
+
+def _visible_slices(objects: list[dict]):
+    """Label and pixels of each object that is drawn; a polygon includes the pixels of its corners."""
+    for thing in objects:
+        (x0, y0), _, (x1, y1), _ = thing["polygon"]
+        if not thing.get("deleted") and thing["label"] != "license plate":
+            yield thing["label"], (slice(max(0, y0), y1 + 1), slice(max(0, x0), x1 + 1))
+
+
+def _label_images(objects: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """labelIds (a class for each pixel) and instanceIds (1000 * class + number where there are instances)."""
+    ids, instances = np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint16)
+    seen = dict.fromkeys(WITH_INSTANCES, 0)
+    for label, pixels in _visible_slices(objects):
+        id_ = LABELS[label if label in LABELS else label.removesuffix("group")]
+        ids[pixels] = instances[pixels] = id_
+        if label in seen:
+            instances[pixels] = 1000 * id_ + seen[label]
+            seen[label] += 1
+    return ids, instances
+
+
+def _street_picture(objects: list[dict], rng: np.random.Generator) -> np.ndarray:
+    picture = rng.integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for _, pixels in _visible_slices(objects):
+        picture[pixels] = rng.integers(0, 256, 3)
+    return picture
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
