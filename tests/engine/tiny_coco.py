@@ -71,6 +71,7 @@ def write_config(path: Path, data: Path, output: Path, name: str = "tiny") -> Pa
             "MAX_SIZE_TRAIN": SIDE,
             "MIN_SIZE_TEST": SIDE,
             "MAX_SIZE_TEST": SIDE,
+            "DETR_AUG": {"CROP_TYPE": "relative"},
         },
         "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "CHECKPOINT_PERIOD": 2, "BASE_LR": 1e-3, "STEPS": [3]},
         "TEST": {"IMS_PER_BATCH": 4, "EVAL_PERIOD": 2},
