@@ -242,7 +242,8 @@ def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> 
     """The results file: what was measured, how, where."""
     command = "python benchmarks/bench_arms.py " + shlex.join(sys.argv[1:])
     return {
-        "title": f"Arms at equal bytes on {cfg.DATASETS.TEST[0]}",
+        "title": f"Arms at equal bytes on {cfg.DATASETS.TEST[0]}: {cfg.QUANT.WEIGHT.SCALE} scales, "
+        f"{cfg.ALLOCATION.SENSITIVITY} sensitivity, box losses of {cfg.CRITICAL.BOX_LOSS} objects",
         "command": command,
         "text": [
             f"Post-training quantization of {os.path.basename(cfg.MODEL.WEIGHTS)}: scales by "

@@ -102,6 +102,13 @@ def test_contradictions_count_where_a_model_is_quantized(options, message):
     check_config(make_cfg(*QUANTIZE, *options), ("TEST",))
 
 
+def test_one_stored_file_at_a_time():
+    files = ("ALLOCATION.SENSITIVITY_FILE", "s.json", "ALLOCATION.ALLOCATION_FILE", "a.json")
+    assert "ALLOCATION.ALLOCATION_FILE are both set" in mistakes(*QUANTIZE, *files)
+    check_config(make_cfg(*QUANTIZE, *files[:2]))
+    check_config(make_cfg(*QUANTIZE, *files[2:]))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -139,8 +146,6 @@ def warnings(caplog, monkeypatch):
     ("key", "value", "instead"),
     [
         ("SOLVER.NESTEROV", True, "SOLVER.MOMENTUM"),
-        ("SOLVER.WEIGHT_DECAY_NORM", 0.5, "SOLVER.WEIGHT_DECAY "),
-        ("SOLVER.WEIGHT_DECAY_BIAS", 0.5, "SOLVER.WEIGHT_DECAY "),
         ("SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.BACKBONE_MULTIPLIER"),
         ("INPUT.CROP.ENABLED", True, "INPUT.DETR_AUG"),
         ("TEST.AUG.ENABLED", True, "once"),
