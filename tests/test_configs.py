@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 from fisher_detr.engine import Trainer, load_config
-from tests.modeling.test_detr import NUM_CLASSES, make_input
+from tests.modeling.detectors import NUM_CLASSES, make_input
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NO_DATA = ["DATASETS.REGISTER", (), "DATASETS.TRAIN", (), "DATASETS.TEST", ()]

@@ -1,4 +1,4 @@
-"""Two learning rates, and clipping of the whole model's gradient at once."""
+"""Learning rates and weight decay by group, and clipping of the whole model's gradient at once."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fisher_detr.engine.optimizer import build_optimizer
+from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
 
 
 class Model(nn.Module):
@@ -21,8 +21,8 @@ class Model(nn.Module):
 
 
 def make_optimizer(model, **options):
-    options = {"name": "ADAMW", "base_lr": 1e-2, "backbone_multiplier": 0.1, "weight_decay": 1e-3} | options
-    return build_optimizer(model, **options)
+    groups = options.pop("groups", ParameterGroups(backbone=0.1, weight_decay=1e-3))
+    return build_optimizer(model, groups, **({"name": "ADAMW", "base_lr": 1e-2} | options))
 
 
 def backward(model, factor=100.0):
@@ -49,6 +49,46 @@ def test_backbone_has_its_own_rate_and_frozen_parameters_none(model):
 def test_frozen_backbone_leaves_one_group(model):
     model.backbone.requires_grad_(False)
     assert [group["lr"] for group in make_optimizer(model).param_groups] == [1e-2]
+
+
+class Sampler(nn.Module):
+    """Names as in Deformable DETR, a norm of every kind, and one tensor under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.sampling_offsets = nn.Linear(4, 4)
+        self.reference_points = nn.Linear(4, 2)
+        self.head = nn.Linear(4, 4)
+        self.alias = self.head
+        self.norm = nn.LayerNorm(4)
+        self.group_norm = nn.GroupNorm(2, 4)
+
+
+def settings_of(groups):
+    model = Sampler()
+    optimizer = make_optimizer(model, groups=groups)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+    return {name: found[id(p)] for name, p in model.named_parameters()}
+
+
+def test_sampling_offsets_and_reference_points_have_their_own_rate():
+    found = settings_of(ParameterGroups(backbone=0.1, sampling=0.2, weight_decay=1e-3))
+    rates = {name: lr for name, (lr, _) in found.items()}
+    assert rates["backbone.0.weight"] == rates["backbone.1.bias"] == pytest.approx(1e-3)
+    assert rates["sampling_offsets.weight"] == rates["reference_points.bias"] == pytest.approx(2e-3)
+    assert rates["head.weight"] == rates["norm.weight"] == pytest.approx(1e-2)
+    assert {decay for _, decay in found.values()} == {1e-3}
+
+
+def test_weight_decay_of_norms_and_biases():
+    found = settings_of(ParameterGroups(weight_decay=1e-3, norm_decay=0.0, bias_decay=1e-4))
+    decays = {name: decay for name, (_, decay) in found.items()}
+    norms = ("backbone.1.", "norm.", "group_norm.")
+    assert {decay for name, decay in decays.items() if name.startswith(norms)} == {0.0}
+    assert decays["head.bias"] == decays["backbone.0.bias"] == 1e-4
+    assert decays["head.weight"] == decays["backbone.0.weight"] == 1e-3
 
 
 @pytest.mark.parametrize("name", ["ADAMW", "SGD"])

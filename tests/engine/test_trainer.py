@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 
 from fisher_detr.engine.trainer import refuse_non_finite
 from tests.checkpoint.small_detr import make_detr
-from tests.modeling.test_detr import make_input
+from tests.modeling.detectors import make_input
 
 
 def look_at(losses):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from fisher_detr.layers import paired_generalized_iou
+from fisher_detr.layers import inverse_sigmoid, paired_generalized_iou
 
 
 def random_boxes(count, side, seed):
@@ -53,6 +53,19 @@ def test_first_and_second_derivatives():
     boxes, others = random_boxes(6, 1.0, 2).requires_grad_(), random_boxes(6, 1.0, 3).requires_grad_()
     assert torch.autograd.gradcheck(paired_generalized_iou, (boxes, others))
     assert torch.autograd.gradgradcheck(paired_generalized_iou, (boxes, others))
+
+
+def test_inverse_sigmoid():
+    x = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(inverse_sigmoid(x).sigmoid(), x)
+
+
+def test_inverse_sigmoid_is_bounded_where_boxes_reach_the_border():
+    """log(1 / 1e-5) = 11.51 in either direction, also beyond [0, 1], with a finite gradient."""
+    x = torch.tensor([-0.5, 0.0, 1.0, 1.5], requires_grad=True)
+    found = inverse_sigmoid(x)
+    assert found.tolist() == pytest.approx([-11.5129, -11.5129, 11.5129, 11.5129], abs=1e-3)
+    assert torch.isfinite(torch.autograd.grad(found.sum(), x)[0]).all()
 
 
 def test_no_pairs():

@@ -14,11 +14,11 @@ def random_boxes(shape, generator):
     return torch.cat([center, size], dim=-1)
 
 
-def random_problem(counts, layers=2, groups=2, queries=4, seed=0):
+def random_problem(counts, layers=2, groups=2, queries=4, seed=0, columns=NUM_CLASSES + 1):
     """Predictions of `len(counts)` images, image i having `counts[i]` objects."""
     generator = torch.Generator().manual_seed(seed)
     shape = (layers, len(counts), groups, queries)
-    logits = torch.randn(*shape, NUM_CLASSES + 1, generator=generator, dtype=torch.float64)
+    logits = torch.randn(*shape, columns, generator=generator, dtype=torch.float64)
     targets = [
         Targets(
             torch.randint(0, NUM_CLASSES, (count,), generator=generator), random_boxes((count,), generator)

@@ -9,6 +9,7 @@ from fisher_detr.modeling import (
     HungarianMatcher,
     Predictions,
     SetCriterion,
+    SigmoidClassification,
     SoftmaxClassification,
     Targets,
     critical_losses,
@@ -94,6 +95,62 @@ def test_critical_losses_without_a_critical_object_are_finite():
     found = critical_losses(make_criterion(), predictions, targets, category_set, BoxLoss.CRITICAL)
     assert found["loss_bbox"] == found["loss_giou"] == 0
     assert torch.isfinite(found["loss_ce"])
+
+
+def sigmoid_criterion():
+    return SetCriterion(matcher=HungarianMatcher(classification=SigmoidClassification()))
+
+
+def test_critical_losses_of_a_sigmoid_head():
+    """No column for no-object: [1, 3, largest of the others], and an other object is of that class."""
+    predictions, targets = random_problem([3, 0, 2], seed=3, columns=NUM_CLASSES)
+    logits = predictions.logits
+    others = torch.maximum(torch.maximum(logits[..., 0], logits[..., 2]), logits[..., 4])
+    collapsed = torch.stack([logits[..., 1], logits[..., 3], others], dim=-1)
+    position = {1: 0, 3: 1}
+    labels = [torch.tensor([position.get(c, 2) for c in t.classes.tolist()]).long() for t in targets]
+    expected = sigmoid_criterion()(
+        Predictions(collapsed, predictions.boxes),
+        [Targets(label, t.boxes) for label, t in zip(labels, targets, strict=True)],
+    )
+    category_set = CategorySet("critical", (1, 3), NUM_CLASSES)
+    found = critical_losses(sigmoid_criterion(), predictions, targets, category_set, BoxLoss.ALL)
+    check(found, {name: float(value) for name, value in expected.items()})
+
+
+def with_proposals(predictions, seed=9):
+    proposals, _ = random_problem(
+        [0] * predictions.logits.shape[1], layers=1, groups=1, seed=seed, columns=NUM_CLASSES
+    )
+    return Predictions(predictions.logits, predictions.boxes, proposals)
+
+
+def test_losses_of_proposals_know_one_category():
+    """They are the losses of the proposals alone, with every object of category 0."""
+    predictions, targets = random_problem([3, 0, 2], columns=NUM_CLASSES)
+    predictions = with_proposals(predictions)
+    found = sigmoid_criterion()(predictions, targets)
+    objects = [Targets(torch.zeros_like(t.classes), t.boxes) for t in targets]
+    alone = sigmoid_criterion()(predictions.proposals, objects)
+    without = sigmoid_criterion()(Predictions(predictions.logits, predictions.boxes), targets)
+    expected = without | {f"{name}_enc": value for name, value in alone.items()}
+    check(found, {name: float(value) for name, value in expected.items()})
+
+
+def test_critical_losses_leave_the_classes_of_proposals_alone():
+    predictions, targets = random_problem([3, 0, 2], columns=NUM_CLASSES)
+    predictions = with_proposals(predictions)
+    overall = sigmoid_criterion()(predictions, targets)
+    category_set = CategorySet("critical", (1,), NUM_CLASSES)
+    found = critical_losses(sigmoid_criterion(), predictions, targets, category_set, BoxLoss.ALL)
+    assert {name for name in found if name.endswith("_enc")} == {
+        "loss_ce_enc",
+        "loss_bbox_enc",
+        "loss_giou_enc",
+    }
+    for name in ("loss_ce_enc", "loss_bbox_enc", "loss_giou_enc"):
+        torch.testing.assert_close(found[name], overall[name])
+    assert not torch.allclose(found["loss_ce"], overall["loss_ce"])
 
 
 def test_no_object_weight_of_zero_on_empty_images():
