@@ -94,7 +94,7 @@ def _column(title, images, objects, found, category_set, class_names, threshold)
         ]
         missed_total += int(missed.sum())
         critical_total += int(np.isin(truth.classes, category_set.indices).sum())
-    heading = f"{title}: {missed_total} of {critical_total} missed"
+    heading = f"{title}: {category_set.name}, {missed_total} of {critical_total} missed"
     return np.concatenate([_title(heading, pictures[0].shape[1]), *pictures[:-1]])
 
 
@@ -127,8 +127,9 @@ def _box(picture: np.ndarray, box: np.ndarray, color: tuple, thickness: int, lab
     if label:
         (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
         top = max(y0 - height - 6, 0)
-        cv2.rectangle(picture, (x0, top), (x0 + width + 4, top + height + 6), color, cv2.FILLED)
-        place = (x0 + 2, top + height + 2)
+        left = max(min(x0, picture.shape[1] - width - 5), 0)  # whole, also at the right edge
+        cv2.rectangle(picture, (left, top), (left + width + 4, top + height + 6), color, cv2.FILLED)
+        place = (left + 2, top + height + 2)
         cv2.putText(picture, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, PAPER, 1, cv2.LINE_AA)
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fisher_detr.report import Boxes2D, compare_detections, missed_objects
+from fisher_detr.report.detections import FOUND, TITLE_HEIGHT
 from fisher_detr.structures import CategorySet
 
 PERSON = CategorySet("person", (0,), 2)
@@ -45,3 +46,15 @@ def test_picture_has_a_row_for_each_image_and_a_column_for_each_model():
     assert two.dtype == np.uint8
     # The second model misses the person: the same place is drawn differently.
     assert not np.array_equal(two[:, : one.shape[1]], two[:, -one.shape[1] :])
+
+
+def test_a_label_at_the_right_edge_is_whole():
+    """Its background has the size it has in the middle of the picture."""
+
+    def label_pixels(left):
+        image, box = np.zeros((60, 200, 3), np.uint8), boxes([left, 40, left + 10, 55, 0, 0.9])
+        picture = compare_detections([image], [boxes()], {"a": [box]}, PERSON, ["person", "car"])
+        above_the_box = picture[: TITLE_HEIGHT + 2 * 40 - 2]
+        return (above_the_box == FOUND).all(axis=2).sum()
+
+    assert label_pixels(188) == label_pixels(90) > 400
