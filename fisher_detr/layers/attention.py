@@ -3,6 +3,8 @@
 Shapes: B batch, H heads, T queries, S keys, D width, d = D / H.
 """
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,8 +51,14 @@ class MultiheadAttention(nn.Module):
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
         self.products = AttentionProducts()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as `nn.MultiheadAttention` does: to Xavier's rule its q, k and v are one matrix [3 D, D]."""
+        for layer in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(0.5))  # sqrt(6 / 4 D), not sqrt(6 / 2 D)
+        nn.init.xavier_uniform_(self.out_proj.weight)
         for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
-            nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

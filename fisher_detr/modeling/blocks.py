@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from fisher_detr.layers import MSDeformAttn, MultiheadAttention
+
 
 class FeedForward(nn.Module):
     """Two linear layers with an activation between them, residual and norm."""
@@ -44,8 +46,11 @@ def within_groups(attend: Callable[..., Tensor], groups: int, *inputs: Tensor) -
     return attend(*apart).unflatten(0, (batch, groups)).flatten(1, 2)
 
 
-def xavier(module: nn.Module) -> None:
-    """Initialise all matrices of a module as the DETR family does; vectors stay as they are."""
+def initialise(module: nn.Module) -> None:
+    """Initialise a transformer as the DETR family does: by Xavier's rule, attentions by their own."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+    for part in module.modules():
+        if isinstance(part, MultiheadAttention | MSDeformAttn):
+            part.reset_parameters()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_detr.layers import MLP, AttentionProducts, MultiheadAttention, inverse_sigmoid, sine_encoding
-from fisher_detr.modeling.blocks import FeedForward, within_groups, xavier
+from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
 
 
 class DabSelfAttention(nn.Module):
@@ -160,7 +160,7 @@ class DabTransformer(nn.Module):
             for index in range(decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        xavier(self)
+        initialise(self)
 
     def forward(
         self,

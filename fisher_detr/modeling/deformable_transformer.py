@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_detr.layers import MSDeformAttn, MultiheadAttention, inverse_sigmoid
-from fisher_detr.modeling.blocks import FeedForward, within_groups, xavier
+from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
 from fisher_detr.modeling.pyramid import TokenPyramid
 
 
@@ -114,11 +114,8 @@ class DeformableTransformer(nn.Module):
             DeformableDecoderLayer(*common, decoder_points) for _ in range(decoder_layers)
         )
         self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
-        xavier(self)
+        initialise(self)
         nn.init.normal_(self.level_embed)
-        for module in self.modules():
-            if isinstance(module, MSDeformAttn):
-                module.reset_parameters()
 
     def encode(self, pyramid: TokenPyramid) -> Tensor:
         """Map the pyramid's tokens to the memory, [B, S, D]; `level_embed` is in its positions already."""

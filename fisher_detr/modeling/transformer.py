@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_detr.layers import MultiheadAttention
-from fisher_detr.modeling.blocks import FeedForward, within_groups, xavier
+from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
 
 
 class EncoderLayer(nn.Module):
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
             DecoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        xavier(self)
+        initialise(self)
 
     def forward(
         self, tokens: Tensor, position: Tensor, mask: Tensor | None, query_position: Tensor, groups: int = 1

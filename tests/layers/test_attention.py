@@ -119,3 +119,12 @@ def test_products_can_be_swapped():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="width 10 with 4 heads: the heads must divide"):
         MultiheadAttention(10, 4)
+
+
+def test_starts_as_torch_does():
+    """Its three input projections are one matrix [3 D, D] to Xavier's rule: bounds sqrt(6 / 4 D)."""
+    ours, torchs = MultiheadAttention(64, 4), torch.nn.MultiheadAttention(64, 4)
+    bound = float(torchs.in_proj_weight.detach().abs().max())
+    assert bound == pytest.approx((6 / (4 * 64)) ** 0.5, rel=0.01)
+    for layer in (ours.q_proj, ours.k_proj, ours.v_proj):
+        assert float(layer.weight.detach().abs().max()) == pytest.approx(bound, rel=0.01)

@@ -56,7 +56,9 @@ def test_methods_agree_in_float32_with_their_gradients():
 
 def test_gather_has_derivatives_of_first_and_second_order():
     """Away from whole pixels, where bilinear reading has a kink."""
-    values, locations, weights = (x.requires_grad_() for x in make_problem(queries=2, points=1, spread=0.8))
+    values, locations, weights = (
+        x.requires_grad_() for x in make_problem(heads=1, width=2, queries=2, points=1, spread=0.8)
+    )
     sampling = DeformableSampling(SamplingMethod.GATHER)
 
     def sample(*inputs):
