@@ -62,6 +62,7 @@ def write_config(path: Path, data: Path, output: Path, name: str = "tiny") -> Pa
         "DATALOADER": {"NUM_WORKERS": 0},
         "MODEL": {
             "DEVICE": "cpu",
+            "WEIGHTS": "",
             "BACKBONE": {"NAME": "build_small_resnet_backbone", "FREEZE_AT": 0},
             "SMALL_RESNET": {"CHANNELS": [8, 16], "BLOCKS": [1, 1], "STEM_CHANNELS": 8},
             "DETR": SMALL_DETR | {"NUM_CLASSES": 0},
