@@ -22,8 +22,8 @@ def _add_data(cfg: CN) -> None:
     # COCO-format data sets to register, each "name:annotations.json:image_root"; $DETECTRON2_DATASETS stands
     # for the folder of all data sets (default: datasets).
     cfg.DATASETS.REGISTER = ()
-    # Leave out boxes that are empty or outside their image (COCO train2017 has two), in training and
-    # evaluation; else refuse the file.
+    # In those sets, leave out boxes that are empty or outside their image (COCO train2017 has two), in
+    # training and evaluation; else refuse the file. What is known by name needs no such care.
     cfg.DATASETS.DROP_BAD_BOXES = False
     cfg.INPUT.DETR_AUG = CN()
     # Images for each forward pass of an evaluation. Batches of different image sizes are padded, which
