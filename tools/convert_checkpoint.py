@@ -102,7 +102,7 @@ def summary(manifest: ConversionManifest, output: Path) -> list[str]:
         lines.append(f"dropped rows: {manifest.dropped_rows}")
     lines.append(f"{output} is written")
     if manifest.direction == "from official":
-        config, settings = architecture.config
+        config, settings = architecture.config(classes.num_classes)
         lines.append(f"it fits {config}{' with ' + spelled(settings) if settings else ''}")
         if architecture.dilation is None:
             lines.append("its names do not tell whether it is a DC5 model: give --dc5 if it is")

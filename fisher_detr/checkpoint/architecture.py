@@ -14,6 +14,7 @@ class Family(enum.StrEnum):
 
 
 _TITLES = {Family.DETR: "DETR", Family.DEFORMABLE: "Deformable DETR", Family.DAB: "DAB-DETR"}
+_STEMS = {Family.DEFORMABLE: "deformable_detr_r50", Family.DAB: "dab_detr_r50", Family.DETR: "detr_r50"}
 # Values of MODEL.DETR.CLASS_LOSS, and which one each original was trained with.
 CROSS_ENTROPY, FOCAL = "cross_entropy", "focal"
 OFFICIAL_CLASS_LOSS = {Family.DETR: CROSS_ENTROPY, Family.DEFORMABLE: FOCAL, Family.DAB: FOCAL}
@@ -109,23 +110,28 @@ class Architecture:
             return {"MODEL.META_ARCHITECTURE": str(self.family)}
         return {k: v for k, v in self.settings.items() if k in theirs and theirs[k] != v}
 
-    @property
-    def config(self) -> tuple[str, dict[str, Any]]:
-        """The config of COCO that builds this detector, and the keys to set on its command line."""
-        stem = {
-            Family.DETR: "detr_r101" if self.depth == 101 else "detr_r50",
-            Family.DEFORMABLE: "deformable_detr_r50"
-            + ("_two_stage" if self.two_stage else "_refine" if self.refinement else ""),
-            Family.DAB: "dab_detr_r50",
-        }[self.family]
-        keys: dict[str, Any] = {}
-        if self.depth and not stem.split("_r")[1].startswith(str(self.depth)):
+    def config(self, num_classes: int = 80) -> tuple[str, dict[str, Any]]:
+        """The config that builds this detector, and the keys to set on its command line.
+
+        Args:
+            num_classes: 133: on COCO Panoptic, else on COCO.
+        """
+        panoptic = num_classes == 133 and self.family is Family.DETR
+        stem, depth, keys = _STEMS[self.family], 50, {}
+        if self.family is Family.DETR:
+            depth = 101 if self.depth == 101 else 50
+            stem = f"detr_r{depth}"
+        if self.refinement:
+            stem += "_two_stage" if self.two_stage else "_refine"
+        if self.depth not in (None, depth):
             keys["MODEL.RESNETS.DEPTH"] = self.depth
-        if self.dilation:
+        if self.dilation and self.family is Family.DETR and not panoptic:
+            stem += "_dc5"
+        elif self.dilation:
             keys |= {"MODEL.BACKBONE.NAME": "build_dilated_resnet_backbone", "MODEL.RESNETS.RES5_DILATION": 2}
         if self.patterns:
             keys["MODEL.DAB_DETR.NUM_PATTERNS"] = self.patterns
-        return f"configs/coco/{stem}.yaml", keys
+        return f"configs/{'coco_panoptic' if panoptic else 'coco'}/{stem}.yaml", keys
 
 
 def spelled(settings: dict[str, Any]) -> str:

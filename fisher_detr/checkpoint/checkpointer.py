@@ -118,7 +118,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         )
         if not converted:
             raise ValueError(f"{told}: set {spelled(conflicts)}")
-        path, settings = found.config
+        path, settings = found.config(self.model.num_classes if model else 0)
         config = f"use --config-file {path}" + (f" with {spelled(settings)}" if settings else "")
         raise ValueError(
             f"{told}: {config}" + (f" (what differs: {spelled(conflicts)})" if conflicts else "")

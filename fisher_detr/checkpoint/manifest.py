@@ -80,7 +80,7 @@ class ConversionManifest:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON, with what the architecture means for a user."""
         content = dataclasses.asdict(self)
-        config, keys = self.architecture.config
+        config, keys = self.architecture.config(self.classes.num_classes)
         content["architecture"]["title"] = self.architecture.title
         content["architecture"]["dilation"] = {True: True, False: False}.get(
             self.architecture.dilation, "unknown: the weights of DC5 have the same names (--dc5 says it)"

@@ -11,7 +11,9 @@ from tests.oracles.official_keys import SMALL, VARIANTS, official_tensors
 BASE = Path(__file__).resolve().parents[2] / "configs" / "Base-DETR.yaml"
 REFINE = ["MODEL.DEFORMABLE_DETR.BOX_REFINEMENT", True]
 TWO_STAGE = [*REFINE, "MODEL.DEFORMABLE_DETR.TWO_STAGE", True]
+DILATED = ["MODEL.BACKBONE.NAME", "build_dilated_resnet_backbone", "MODEL.RESNETS.RES5_DILATION", 2]
 SETTINGS = {
+    "detr_r50_dc5": DILATED,
     "deformable_refine": REFINE,
     "deformable_two_stage": TWO_STAGE,
     "dab_r50_patterns": ["MODEL.DAB_DETR.NUM_PATTERNS", 3],

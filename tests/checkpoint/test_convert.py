@@ -80,6 +80,15 @@ def test_architectures_are_told_apart():
     assert found["deformable_two_stage"].title == "Deformable DETR, two-stage, ResNet-50"
 
 
+def test_heads_of_a_model_that_are_alike_are_still_its_own():
+    model = small_model("deformable_refine")
+    for heads in (model.class_embed, model.bbox_embed):
+        for head in heads:
+            head.load_state_dict(heads[0].state_dict())
+    assert recognise_model(model).refinement
+    assert not recognise_model(small_model("deformable")).refinement
+
+
 # Where single tensors go
 
 

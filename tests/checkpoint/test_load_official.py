@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fisher_detr.checkpoint import COCO_ROWS, SafeCheckpointer, convert_official_file
-from tests.checkpoint.official_models import small_model, small_tensors
+from tests.checkpoint.official_models import DILATED, small_model, small_tensors
 from tests.checkpoint.test_load import RunsCode
 from tests.oracles.official_keys import VARIANTS, training_args
 
@@ -186,9 +186,6 @@ def test_class_loss(tmp_path):
     assert "detr_r50.yaml (what differs: MODEL.DETR.CLASS_LOSS cross_entropy)" in message
 
 
-DILATED = ("MODEL.BACKBONE.NAME", "build_dilated_resnet_backbone", "MODEL.RESNETS.RES5_DILATION", 2)
-
-
 @pytest.mark.parametrize("file_dilated", [True, False, None])
 @pytest.mark.parametrize("model_dilated", [True, False])
 @pytest.mark.parametrize("converted", [True, False])
@@ -204,9 +201,7 @@ def test_dilation_where_the_file_tells_it(tmp_path, file_dilated, model_dilated,
     elif file_dilated:
         message = error_of(model, path)
         assert "holds DETR, ResNet-50 DC5, the config builds DETR, ResNet-50: " in message
-        assert (
-            "with MODEL.BACKBONE.NAME build_dilated_resnet_backbone MODEL.RESNETS.RES5_DILATION 2" in message
-        )
+        assert "configs/coco/detr_r50_dc5.yaml (what differs: MODEL.RESNETS.RES5_DILATION 2)" in message
     else:
         assert "the config builds DETR, ResNet-50 DC5" in error_of(model, path)
 

@@ -12,6 +12,7 @@ SMALL = {"width": 4, "dim": 32, "hidden": 16, "queries": 6}
 VARIANTS = {
     "detr_r50": ({"family": "detr"}, 458),
     "detr_r101": ({"family": "detr", "depth": 101}, 713),
+    "detr_r50_dc5": ({"family": "detr"}, 458),  # the same names
     "detr_r50_panoptic": ({"family": "detr", "rows": 251, "panoptic": True}, 490),
     "deformable": ({"family": "deformable"}, 561),
     "deformable_refine": ({"family": "deformable", "refine": True}, 597),

@@ -49,7 +49,7 @@ def test_options(official, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "new rows for 4 classes: train them" in told
     assert "is DETR, ResNet-50 DC5" in told
-    assert "with MODEL.BACKBONE.NAME build_dilated_resnet_backbone MODEL.RESNETS.RES5_DILATION 2" in told
+    assert "it fits configs/coco/detr_r50_dc5.yaml\n" in told
     first = load_tensors(tmp_path / "a.pth")["model"]["class_embed.weight"]
     assert first.shape[0] == 5
     run(
