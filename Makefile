@@ -13,8 +13,9 @@ setup: ## Make .venv: locked requirements, Detectron2, this package (editable)
 	@command -v $(PYTHON) > /dev/null || { echo "set-up: no $(PYTHON) here: install Python 3.11 to 3.13, or name one with PYTHON=" >&2; exit 1; }
 	@$(PYTHON) tools/bootstrap.py
 
-quickstart: setup ## From data to a quantized detector that keeps its critical categories
-	$(RUN) tools/quickstart.py
+MODEL ?= detr
+quickstart: setup ## From data to a quantized detector (MODEL=detr, deformable or dab) that keeps its critical categories
+	$(RUN) tools/quickstart.py --model $(MODEL)
 
 test: setup ## Run the tests, without network
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest

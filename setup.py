@@ -42,7 +42,7 @@ setup(
         "safetensors>=0.4",
         "scipy>=1.9",  # the first with optimize.milp
         "torch>=2.1",
-        "torchvision>=0.16",
+        "torchvision>=0.20",
         "tqdm",
         "yacs>=0.1.8",
     ],

@@ -128,9 +128,6 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone as a part of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
-    # Weight decay of the parameters of norms. None: SOLVER.WEIGHT_DECAY, as in all originals; the same holds
-    # for WEIGHT_DECAY_BIAS.
-    cfg.SOLVER.WEIGHT_DECAY_NORM = None
     # Learning rate of the sampling offsets and reference points of Deformable DETR, as a part of BASE_LR.
     cfg.SOLVER.SAMPLING_MULTIPLIER = 1.0
 

@@ -45,7 +45,17 @@ DOORS = {
     "predict": {"engine", "checkpoint", "export", "quantization", "structures"},
 }
 # Command lines use what drives, and what its functions take and give.
-TOOLS_MAY = {"engine", "model_zoo", "predict", "report", "structures", "critical", "data", "files"}
+TOOLS_MAY = {
+    "engine",
+    "model_zoo",
+    "predict",
+    "report",
+    "checkpoint",
+    "structures",
+    "critical",
+    "data",
+    "files",
+}
 # They run before anything is installed.
 STANDALONE = {"bootstrap.py", "install_detectron2.py"}
 

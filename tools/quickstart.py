@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The whole path in one command: data, full-precision DETR, three ways to spend the same bytes, and a table.
+"""The whole path in one command: data, a detector, three ways to spend the same bytes, and a table.
 
-    tools/quickstart.py [--output output/quickstart] [--num-test 500]
+    tools/quickstart.py [--model detr|deformable|dab] [--output output/quickstart/detr] [--num-test 500]
 
 Leaves `summary.json`, `detections.png` and what every arm has produced in the output folder.
 """
@@ -35,7 +35,12 @@ from fisher_detr.report import Boxes2D, compare_detections
 from fisher_detr.structures import Arm
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = "configs/street/detr_small_ptq.yaml"
+FOLDER = ROOT / "output" / "quickstart"
+CONFIGS = {
+    "detr": "configs/street/detr_small_ptq.yaml",
+    "deformable": "configs/street/deformable_detr_small_ptq.yaml",
+    "dab": "configs/street/dab_detr_small_ptq.yaml",
+}
 PICTURES = 4
 XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])
 
@@ -43,25 +48,27 @@ XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]]
 def main() -> None:
     """Parse the command line and go through the steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "quickstart")
+    parser.add_argument("--model", choices=CONFIGS, default="detr", help="the detector")
+    parser.add_argument("--data", type=Path, default=FOLDER / "street", help="folder of the data set")
+    parser.add_argument("--output", type=Path, help=f"default: {FOLDER.relative_to(ROOT)}/MODEL")
     parser.add_argument("--num-test", type=int, default=500, help="test images to draw and evaluate")
     parser.add_argument("--num-train", type=int, default=2000, help="training images to draw")
     parser.add_argument("--num-calibration", type=int, default=256, help="of them, to quantize with")
     args = parser.parse_args()
+    output = args.output or FOLDER / args.model
     start = time.perf_counter()
     try:
-        results = run(args.output, args.num_train, args.num_test, args.num_calibration)
+        step(f"drawing street: {args.num_train} training and {args.num_test} test images")
+        draw_street(args.data, args.num_train, args.num_test)
+        results = run(configure(CONFIGS[args.model], args.data, output, args.num_calibration), output)
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"quickstart: {error}")
-    print(f"\n{results}\n\n{time.perf_counter() - start:.0f} seconds in all; {args.output}/ holds")
+    print(f"\n{results}\n\n{time.perf_counter() - start:.0f} seconds in all; {output}/ holds")
     print("  summary.json     these numbers\n  detections.png   detections before and after")
 
 
-def run(output: Path, num_train: int, num_test: int, num_calibration: int) -> str:
-    """Make the data, evaluate, quantize, evaluate again; returns the table."""
-    step(f"drawing street: {num_train} training and {num_test} test images")
-    draw_street(output / "street", num_train, num_test)
-    cfg = configure(output, num_calibration)
+def run(cfg: CfgNode, output: Path) -> str:
+    """Evaluate, quantize, evaluate again; returns the table."""
     with quiet(output / "log.txt"):
         step("full precision")
         results = [evaluate_full_precision(cfg, load_float(cfg))]
@@ -82,15 +89,14 @@ def draw_street(folder: Path, num_train: int, num_test: int) -> None:
         raise ValueError(f"could not draw the data set into {folder}")
 
 
-def configure(output: Path, num_calibration: int) -> CfgNode:
+def configure(config: str, data: Path, output: Path, num_calibration: int) -> CfgNode:
     """The committed config on the data of this run."""
     sets = [
-        f"street_{split}:{output}/street/annotations/{split}.json:{output}/street/images/{split}"
-        for split in ("train", "test")
+        f"street_{split}:{data}/annotations/{split}.json:{data}/images/{split}" for split in ("train", "test")
     ]
     overrides = ["DATASETS.REGISTER", sets, "DATASETS.TEST", ("street_test",), "OUTPUT_DIR", str(output)]
     overrides += ["QUANT.CALIBRATION.NUM_IMAGES", num_calibration]
-    cfg = load_config(str(ROOT / CONFIG), overrides)
+    cfg = load_config(str(ROOT / config), overrides)
     cfg.MODEL.WEIGHTS = str(ROOT / cfg.MODEL.WEIGHTS)
     return cfg
 
@@ -115,7 +121,8 @@ def table(cfg: CfgNode, results: list[ArmResult]) -> str:
 def summary(cfg: CfgNode, results: list[ArmResult]) -> dict:
     """What summary.json holds; a metric without a value is null."""
     return {
-        "config": CONFIG,
+        "model": cfg.MODEL.META_ARCHITECTURE,
+        "weights": Path(cfg.MODEL.WEIGHTS).name,
         "critical_set": cfg.CRITICAL.TARGET,
         "average_bits": cfg.ALLOCATION.AVERAGE_BITS,
         "arms": [

@@ -183,8 +183,8 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
         yield f"ALLOCATION.AVERAGE_BITS is {keys.AVERAGE_BITS:g}, expected a whole number with ARM 'uniform'"
     if keys.SENSITIVITY_FILE and keys.ALLOCATION_FILE:
         yield (
-            "ALLOCATION.SENSITIVITY_FILE and ALLOCATION.ALLOCATION_FILE are both set: keep the latter to take "
-            "the stored widths, the former to choose them anew"
+            "ALLOCATION.SENSITIVITY_FILE and ALLOCATION.ALLOCATION_FILE are both set: keep the latter to "
+            "take the stored widths, the former to choose them anew"
         )
     try:
         Objective(keys.OVERALL_WEIGHT, keys.CRITICAL_WEIGHT)

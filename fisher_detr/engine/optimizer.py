@@ -21,7 +21,7 @@ class ParameterGroups:
         backbone: factor for parameters below `backbone`.
         sampling: factor for sampling offsets and reference points.
         weight_decay: of all parameters but those below.
-        norm_decay: of the parameters of norms; None: as all others.
+        norm_decay: of the parameters of norms; None: as all others, as in the originals.
         bias_decay: of other biases; None: as all others.
     """
 
