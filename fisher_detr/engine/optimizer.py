@@ -91,7 +91,7 @@ def build_optimizer(
     """
     params = groups.of(model, base_lr)
     if name == "ADAMW":
-        optimizer = torch.optim.AdamW(params, base_lr)
+        optimizer = torch.optim.AdamW(params, base_lr, fused=True)
     elif name == "SGD":
         optimizer = torch.optim.SGD(params, base_lr, momentum=momentum)
     else:

@@ -3,6 +3,7 @@
 from fisher_detr.layers.attention import AttentionProducts, MultiheadAttention
 from fisher_detr.layers.boxes import inverse_sigmoid, paired_generalized_iou
 from fisher_detr.layers.detections import select_detections
+from fisher_detr.layers.dropout import Dropout, dropout
 from fisher_detr.layers.mlp import MLP
 from fisher_detr.layers.ms_deform_attn import DeformableSampling, MSDeformAttn, SamplingMethod
 from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
@@ -11,10 +12,12 @@ __all__ = [
     "MLP",
     "AttentionProducts",
     "DeformableSampling",
+    "Dropout",
     "MSDeformAttn",
     "MultiheadAttention",
     "SamplingMethod",
     "SinePositionEncoding",
+    "dropout",
     "inverse_sigmoid",
     "paired_generalized_iou",
     "select_detections",

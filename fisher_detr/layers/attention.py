@@ -8,6 +8,8 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fisher_detr.layers.dropout import dropout
+
 
 class AttentionProducts(nn.Module):
     """`softmax(q k' / sqrt(d)) v`, in a module of its own so that quantization can replace it."""
@@ -27,7 +29,13 @@ class AttentionProducts(nn.Module):
         Returns:
             [B, H, T, d].
         """
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+        if dropout_p == 0.0 or q.device.type != "cpu":
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+        # With dropout torch has no fused kernel for a CPU and does the same with a slower mask.
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # [B, H, T, S]
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        return dropout(scores.softmax(-1), dropout_p) @ v
 
 
 class MultiheadAttention(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from fisher_detr.layers import MSDeformAttn, MultiheadAttention
+from fisher_detr.layers import Dropout, MSDeformAttn, MultiheadAttention
 
 
 class FeedForward(nn.Module):
@@ -20,7 +20,7 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(hidden_dim, dim)
         self.activation = activation or nn.ReLU()
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., D] to [..., D]."""

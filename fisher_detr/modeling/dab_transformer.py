@@ -9,7 +9,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.layers import MLP, AttentionProducts, MultiheadAttention, inverse_sigmoid, sine_encoding
+from fisher_detr.layers import (
+    MLP,
+    AttentionProducts,
+    Dropout,
+    MultiheadAttention,
+    inverse_sigmoid,
+    sine_encoding,
+)
 from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
 
 
@@ -95,7 +102,7 @@ class DabEncoderLayer(nn.Module):
         self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.self_attn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden_dim, dropout, nn.PReLU())
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """Map tokens [B, S, D] with positions [B, S, D] and mask [B, S] to [B, S, D]."""
@@ -115,7 +122,7 @@ class DabDecoderLayer(nn.Module):
         self.cross_attn = DabCrossAttention(dim, num_heads, dropout, first)
         self.cross_attn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden_dim, dropout, nn.PReLU())
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.layers import MSDeformAttn, MultiheadAttention, inverse_sigmoid
+from fisher_detr.layers import Dropout, MSDeformAttn, MultiheadAttention, inverse_sigmoid
 from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
 from fisher_detr.modeling.pyramid import TokenPyramid
 
@@ -24,7 +24,7 @@ class DeformableEncoderLayer(nn.Module):
         self.self_attn = MSDeformAttn(dim, num_heads, num_levels, num_points)
         self.self_attn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden_dim, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, reference: Tensor, pyramid: TokenPyramid) -> Tensor:
         """Encode one layer.
@@ -54,7 +54,7 @@ class DeformableDecoderLayer(nn.Module):
         self.cross_attn = MSDeformAttn(dim, num_heads, num_levels, num_points)
         self.cross_attn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden_dim, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

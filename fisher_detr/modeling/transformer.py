@@ -6,7 +6,7 @@ Shapes: B batch, S tokens of the feature map, Q queries, G query groups, D width
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.layers import MultiheadAttention
+from fisher_detr.layers import Dropout, MultiheadAttention
 from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
 
 
@@ -19,7 +19,7 @@ class EncoderLayer(nn.Module):
         self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.self_attn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden_dim, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """Map tokens [B, S, D] with position encodings [B, S, D] and mask [B, S] to [B, S, D]."""
@@ -39,7 +39,7 @@ class DecoderLayer(nn.Module):
         self.cross_attn = MultiheadAttention(dim, num_heads, dropout)
         self.cross_attn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden_dim, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

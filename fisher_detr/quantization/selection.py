@@ -17,7 +17,7 @@ from fisher_detr.structures import LayerInfo
 BIAS = "bias"
 
 # Exact types: a subclass may never call the forward that would be swapped (`nn.MultiheadAttention` reads only
-# the weight of its output projection).
+# the weight of its output projection). One that computes what its base does says so in `quantizes_as`.
 COUNTERPARTS: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Conv2d: QuantConv2d,
     Conv2d: QuantConv2d,
@@ -99,6 +99,11 @@ def layer_infos(
     )
 
 
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The type that decides how a module is quantized."""
+    return getattr(type(module), "quantizes_as", type(module))
+
+
 def is_product(module: nn.Module) -> bool:
     """Whether a module multiplies its input by a weight matrix."""
     return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
@@ -127,7 +132,7 @@ def _reason(names: tuple[str, ...], owners: tuple[nn.Module, ...], skip: Sequenc
     skipped = [path for path in skip for name in names if name.startswith(f"{path}.")]
     if skipped:
         return f"skipped: {skipped[0]}"
-    kinds = {type(owner) for owner in owners}
+    kinds = {kind_of(owner) for owner in owners}
     if all(kind in COUNTERPARTS or issubclass(kind, QuantizedLayer) for kind in kinds):
         return "" if all(name.rpartition(".")[2] == "weight" for name in names) else BIAS
     unsupported = next(kind for kind in kinds if kind not in COUNTERPARTS)

@@ -9,7 +9,7 @@ from fisher_detr.layers.attention import AttentionProducts
 from fisher_detr.quantization.calibration import calibrate_weights, require_fisher
 from fisher_detr.quantization.coverage import CoverageReport, coverage_report
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantizedLayer
-from fisher_detr.quantization.selection import COUNTERPARTS, WeightGroup, weight_groups
+from fisher_detr.quantization.selection import COUNTERPARTS, WeightGroup, kind_of, weight_groups
 from fisher_detr.structures import MAX_BITS, MIN_BITS, BitAllocation, QuantSpec, ScaleMethod
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _refuse_quantized(groups: list[WeightGroup]) -> None:
 
 def _convert(group: WeightGroup, weight_spec: QuantSpec, input_spec: QuantSpec | None) -> None:
     for owner in group.owners:
-        COUNTERPARTS[type(owner)].from_float(owner, weight_spec, input_spec)
+        COUNTERPARTS[kind_of(owner)].from_float(owner, weight_spec, input_spec)
         owner.weight_quantizer = group.owners[0].weight_quantizer  # one tensor, one scale
 
 

@@ -18,6 +18,7 @@ from fisher_detr.modeling.classification import (
     SoftmaxClassification,
 )
 from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losses
+from fisher_detr.modeling.frozen_conv import fuse_frozen_norms
 from fisher_detr.modeling.matcher import HungarianMatcher
 from fisher_detr.modeling.targets import Predictions, targets_of
 from fisher_detr.structures import CategorySet
@@ -55,7 +56,8 @@ class DetrBase(nn.Module):
             critical_box_loss: which objects count in the box losses of the critical objective.
         """
         super().__init__()
-        self.backbone = backbone
+        # Channels last, images and weights: a third faster through the first stages of a ResNet on a CPU.
+        self.backbone = fuse_frozen_norms(backbone).to(memory_format=torch.channels_last)
         self.criterion = criterion
         self.num_classes = num_classes
         self.query_groups = query_groups
@@ -148,7 +150,9 @@ class DetrBase(nn.Module):
     def preprocess(self, batched_inputs: Batch) -> ImageList:
         """Normalize and pad."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+        padded = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        padded.tensor = padded.tensor.contiguous(memory_format=torch.channels_last)
+        return padded
 
     def _detect(
         self, logits: Tensor, boxes: Tensor, size: tuple[int, int], inputs: dict

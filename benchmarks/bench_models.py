@@ -1,0 +1,223 @@
+#!/usr/bin/env python
+"""Training speed and peak memory of every detector beside transformers', on the same images.
+
+    benchmarks/bench_models.py --output benchmarks/results/models_cpu.json
+
+A step is forward, losses of all decoder layers, backward, clipping and fused AdamW, on a ResNet-50 whose stem
+and first stage are frozen and whose batch norms are frozen throughout. Weights are random. Implementations
+take turns, each in a process of its own; its peak memory is the resident one (on a GPU: torch's peak).
+"""
+
+import argparse
+import json
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from fisher_detr.engine import Trainer, environment, load_config
+from fisher_detr.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = {"DETR": "detr_r50", "DAB-DETR": "dab_detr_r50", "Deformable DETR": "deformable_detr_r50"}
+OURS, THEIRS = "fisher_detr", "transformers"
+NUM_CLASSES = 80
+OBJECTS = 7  # the mean of COCO train2017
+CLIP = 0.1
+
+
+def main() -> None:
+    """Parse the command line; measure everything, or one step in this process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--size", type=int, default=512, help="side of the square images, pixels")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each implementation")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of a turn, after one to warm up")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", help="results file (JSON)")
+    parser.add_argument("--only", nargs=2, metavar=("MODEL", "IMPLEMENTATION"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(*args.only, args)))
+        return
+    results = describe(args, {name: take_turns(name, args) for name in args.models})
+    if args.output:
+        write_json(args.output, results)
+    print(json.dumps(results["tables"], indent=1))
+
+
+def take_turns(model: str, args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Measure one model in both implementations, one after the other, several times."""
+    turns: dict[str, list[dict]] = {OURS: [], THEIRS: []}
+    for _ in range(args.rounds):
+        for implementation, found in turns.items():
+            command = [sys.executable, __file__, "--only", model, implementation]
+            for key in ("size", "batch", "steps", "device"):
+                command += [f"--{key}", str(getattr(args, key))]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+            print(model, implementation, found[-1], file=sys.stderr)
+    return turns
+
+
+def measure(model: str, implementation: str, args: argparse.Namespace) -> dict[str, float | list[float]]:
+    """Seconds of every step, trainable parameters, and peak memory of this process in bytes."""
+    torch.manual_seed(0)
+    build = our_step if implementation == OURS else their_step
+    net, losses = build(MODELS[model], args)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, 1e-4, weight_decay=1e-4, fused=True)
+    seconds = []
+    for _ in range(1 + args.steps):
+        _synchronize(args.device)
+        start = time.perf_counter()
+        losses().backward()
+        nn.utils.clip_grad_norm_(trainable, CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _synchronize(args.device)
+        seconds.append(time.perf_counter() - start)
+    if args.device == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    else:
+        peak = torch.cuda.max_memory_allocated()
+    return {"seconds": seconds[1:], "trainable": sum(p.numel() for p in trainable), "peak_bytes": peak}
+
+
+def our_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+    """This project's model of a committed config, and its total loss on the images."""
+    cfg = load_config(
+        str(ROOT / "configs" / "coco" / f"{name}.yaml"),
+        ["MODEL.DETR.NUM_CLASSES", NUM_CLASSES, "DATASETS.TRAIN", (), "DATASETS.TEST", ()]
+        + ["MODEL.DEVICE", args.device, "MODEL.WEIGHTS", ""],
+    )
+    model = Trainer.build_model(cfg).train()
+    pixels, classes, boxes = problem(args)
+    batch = []
+    for image, c, b in zip(pixels, classes, boxes, strict=True):
+        instances = Instances((args.size, args.size))
+        corners = torch.cat([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], 1) * args.size
+        instances.gt_boxes, instances.gt_classes = Boxes(corners), c
+        batch.append({"image": image, "instances": instances})
+    return model, lambda: sum(model(batch).values())
+
+
+def their_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+    """Transformers' model with the same settings, and its total loss on the images."""
+    model = build_transformers(name).train().to(args.device)
+    for key, parameter in model.named_parameters():
+        # As in the originals; transformers looks for timm's names and freezes all of another backbone.
+        frozen = "backbone" in key and ("embedder" in key or "stages.0" in key)
+        parameter.requires_grad_(not frozen)
+    pixels, classes, boxes = (x if isinstance(x, list) else x.to(args.device) for x in problem(args))
+    mean, std = (torch.tensor(v, device=args.device).view(3, 1, 1) for v in (MEAN, STD))
+    labels = [
+        {"class_labels": c.to(args.device), "boxes": b.to(args.device)}
+        for c, b in zip(classes, boxes, strict=True)
+    ]
+
+    def losses() -> torch.Tensor:
+        return model(pixel_values=(pixels - mean) / std, labels=labels).loss
+
+    return model, losses
+
+
+# The originals', which transformers' defaults are not everywhere.
+DROPOUT = {
+    "detr_r50": {"dropout": 0.1, "attention_dropout": 0.1},
+    "dab_detr_r50": {"dropout": 0.0, "attention_dropout": 0.0},
+    "deformable_detr_r50": {"dropout": 0.1, "attention_dropout": 0.1},
+}
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def problem(args: argparse.Namespace) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    """Pixels [B, 3, H, W], and for each image classes [N] and boxes [N, 4] (center and size, normalized)."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (args.batch, 3, args.size, args.size), generator=generator).float()
+    classes = [torch.randint(0, NUM_CLASSES, (OBJECTS,), generator=generator) for _ in pixels]
+    sides = [0.1 + 0.3 * torch.rand(OBJECTS, 2, generator=generator) for _ in pixels]
+    boxes = [torch.cat([s / 2 + (1 - s) * torch.rand(OBJECTS, 2, generator=generator), s], 1) for s in sides]
+    return pixels, classes, boxes
+
+
+def build_transformers(name: str) -> nn.Module:
+    """Transformers' detector on a ResNet-50 with random weights and all auxiliary losses."""
+    from transformers import (
+        DabDetrConfig,
+        DabDetrForObjectDetection,
+        DeformableDetrConfig,
+        DeformableDetrForObjectDetection,
+        DetrConfig,
+        DetrForObjectDetection,
+        ResNetConfig,
+    )
+
+    config, model = {
+        "detr_r50": (DetrConfig, DetrForObjectDetection),
+        "dab_detr_r50": (DabDetrConfig, DabDetrForObjectDetection),
+        "deformable_detr_r50": (DeformableDetrConfig, DeformableDetrForObjectDetection),
+    }[name]
+    stages = ["stage2", "stage3", "stage4"] if config is DeformableDetrConfig else ["stage4"]
+    return model(
+        config(
+            use_timm_backbone=False,
+            use_pretrained_backbone=False,
+            backbone=None,
+            backbone_config=ResNetConfig(out_features=stages),
+            num_labels=NUM_CLASSES,
+            auxiliary_loss=True,
+            **DROPOUT[name],
+        )
+    )
+
+
+def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) -> dict:
+    """The results file."""
+    rows = []
+    for model, of_model in turns.items():
+        seconds = {
+            who: statistics.median(s for turn in found for s in turn["seconds"])
+            for who, found in of_model.items()
+        }
+        memory = {who: max(turn["peak_bytes"] for turn in found) / 2**30 for who, found in of_model.items()}
+        parameters = [of_model[who][0]["trainable"] / 1e6 for who in (OURS, THEIRS)]
+        rows.append(
+            [model, seconds[OURS], seconds[THEIRS], seconds[THEIRS] / seconds[OURS]]
+            + [memory[OURS], memory[THEIRS], *parameters]
+        )
+    return {
+        "title": "Training step beside transformers",
+        "command": "python benchmarks/bench_models.py " + shlex.join(sys.argv[1:]),
+        "text": [
+            f"ResNet-50, {args.size} x {args.size}, batch {args.batch}, {OBJECTS} objects an image, "
+            f"{args.rounds} turns of {args.steps} steps after one to warm up; medians."
+        ],
+        "environment": environment(),
+        "tables": [
+            {
+                "caption": "Seconds for a training step, peak memory (GiB), trainable parameters (millions)",
+                "columns": ["model", "seconds", "transformers", "times as fast"]
+                + ["memory", "transformers' memory", "parameters", "transformers' parameters"],
+                "rows": rows,
+            }
+        ],
+    }
+
+
+def _synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
