@@ -133,9 +133,9 @@ def their_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Callable
 
 # The originals', which transformers' defaults are not everywhere.
 DROPOUT = {
-    "detr_r50": {"dropout": 0.1, "attention_dropout": 0.1},
-    "dab_detr_r50": {"dropout": 0.0, "attention_dropout": 0.0},
-    "deformable_detr_r50": {"dropout": 0.1, "attention_dropout": 0.1},
+    "detr_r50": {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1},
+    "dab_detr_r50": {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0},
+    "deformable_detr_r50": {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1},
 }
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

@@ -19,8 +19,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    kept = torch.empty_like(x, requires_grad=False).uniform_().ge_(p)
-    return x * kept.div_(1 - p)
+    kept = torch.empty_like(x, requires_grad=False).uniform_() >= p  # a byte each is kept for the gradient
+    return torch.where(kept, x, 0.0).mul_(1 / (1 - p))
 
 
 class Dropout(nn.Dropout):

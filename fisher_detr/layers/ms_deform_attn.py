@@ -125,13 +125,14 @@ class MSDeformAttn(nn.Module):
 
 def _grid_sample(values: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
     num_heads = values.shape[2]
-    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [L, B H, T, P, 2]
-    weights = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)  # [L, B H, T, P]
+    # Points before queries: sums over the last of few are slow.
+    grids = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # [L, B H, P, T, 2]
+    weights = weights.permute(3, 0, 2, 4, 1).flatten(1, 2)  # [L, B H, P, T]
     sums = 0
     for level, tokens in enumerate(values.split([h * w for h, w in shapes], dim=1)):
         maps = tokens.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shapes[level])  # [B H, d, h, w]
-        sampled = F.grid_sample(maps, grids[level], align_corners=False)  # [B H, d, T, P]
-        sums = sums + (sampled * weights[level][:, None]).sum(-1)
+        sampled = F.grid_sample(maps, grids[level], align_corners=False)  # [B H, d, P, T]
+        sums = sums + (sampled * weights[level][:, None]).sum(2)
     return sums.unflatten(0, (-1, num_heads)).permute(0, 3, 1, 2).flatten(2)
 
 
