@@ -86,7 +86,7 @@ def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
     training = Training(args.train_command or by_config, args.train_seconds)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{args.name}.pth")
-        torch.save({"model": model.state_dict()}, file)
+        torch.save({"model": {k: v.contiguous() for k, v in model.state_dict().items()}}, file)
         return write_entry(ZooEntry(**entry, training=training), file)
 
 

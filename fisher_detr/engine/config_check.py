@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
-from fisher_detr.modeling import BoxLoss
+from fisher_detr.modeling import BoxLoss, ClassLoss
 from fisher_detr.quantization import RangeMethod
 from fisher_detr.structures import (
     MAX_BITS,
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _CHOICES: dict[str, type[enum.StrEnum]] = {
     "INPUT.DETR_AUG.CROP_TYPE": CropType,
+    "MODEL.DETR.CLASS_LOSS": ClassLoss,
     "CRITICAL.BOX_LOSS": BoxLoss,
     "QUANT.WEIGHT.SCALE": ScaleMethod,
     "QUANT.ACTIVATION.RANGE": RangeMethod,

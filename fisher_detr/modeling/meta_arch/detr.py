@@ -9,14 +9,9 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from fisher_detr.layers import MLP, SinePositionEncoding
-from fisher_detr.modeling.meta_arch.detr_base import (
-    DetrBase,
-    channels_of,
-    class_head,
-    is_padded,
-    transformer_arguments,
-    valid_pixels,
-)
+from fisher_detr.modeling.meta_arch.detr_base import DetrBase
+from fisher_detr.modeling.meta_arch.parts import channels_of, class_head, transformer_arguments
+from fisher_detr.modeling.padding import is_padded, valid_pixels
 from fisher_detr.modeling.targets import Predictions
 from fisher_detr.modeling.transformer import Transformer
 

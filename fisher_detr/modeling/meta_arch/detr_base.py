@@ -3,23 +3,16 @@
 from typing import Any
 
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone, build_backbone
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from fisher_detr.layers import select_detections
-from fisher_detr.modeling.classification import (
-    Classification,
-    ClassLoss,
-    SigmoidClassification,
-    SoftmaxClassification,
-)
 from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losses
 from fisher_detr.modeling.frozen_conv import fuse_frozen_norms
 from fisher_detr.modeling.matcher import HungarianMatcher
+from fisher_detr.modeling.meta_arch.parts import classification_of, num_classes_of
 from fisher_detr.modeling.targets import Predictions, targets_of
 from fisher_detr.structures import CategorySet
 
@@ -72,7 +65,7 @@ class DetrBase(nn.Module):
         """Read what all detectors share from MODEL.DETR, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and CRITICAL."""
         detr = cfg.MODEL.DETR
         matcher = HungarianMatcher(
-            classification=_classification(detr),
+            classification=classification_of(detr),
             class_cost=detr.CLASS_COST,
             l1_cost=detr.L1_COST,
             giou_cost=detr.GIOU_COST,
@@ -118,8 +111,8 @@ class DetrBase(nn.Module):
 
         Returns:
             training: the weighted losses. Otherwise for each image `instances` (`pred_boxes` in absolute xyxy
-                of the
-            output size, `scores`, `pred_classes`), and `queries` (`pred_boxes` and `logits` of every query).
+            of the output size, `scores`, `pred_classes`), and `queries` (`pred_boxes` and `logits` of every
+            query).
         """
         if self.training:
             return self.losses(batched_inputs)
@@ -169,87 +162,3 @@ class DetrBase(nn.Module):
             "instances": instances,
             "queries": Instances((height, width), pred_boxes=absolute, logits=logits),
         }
-
-
-def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
-    """Mask of the real part of padded images at a feature map's size, by nearest interpolation as in DETR.
-
-    Args:
-        images: B images.
-        size: height H and width W of the feature map.
-
-    Returns:
-        bool [B, H, W], True inside the image.
-    """
-    height, width = images.tensor.shape[-2:]
-    mask = torch.zeros(len(images), 1, height, width, device=images.tensor.device)
-    for i, (h, w) in enumerate(images.image_sizes):
-        mask[i, :, :h, :w] = 1
-    return F.interpolate(mask, size=size, mode="nearest")[:, 0] > 0
-
-
-def is_padded(images: ImageList) -> bool:
-    """Whether any image is; told by the sizes: to ask the mask would make the host wait for the GPU."""
-    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes)
-
-
-def channels_of(backbone: Backbone, feature: str, key: str) -> int:
-    """Channels of a feature map of the backbone.
-
-    Raises:
-        ValueError: the backbone does not give it; `key` is the setting that asks for it.
-    """
-    shapes = backbone.output_shape()
-    if feature not in shapes:
-        raise ValueError(
-            f"{key} is {feature!r}, the backbone gives {', '.join(shapes)}: "
-            "name one of these, or add it to MODEL.RESNETS.OUT_FEATURES"
-        )
-    return shapes[feature].channels
-
-
-def class_head(dim: int, num_classes: int, classification: Classification) -> nn.Linear:
-    """Linear layer from states of width `dim` to the logits, with the first bias of its loss."""
-    head = nn.Linear(dim, classification.num_logits(num_classes))
-    bias = classification.bias()
-    if bias is not None:
-        nn.init.constant_(head.bias, bias)
-    return head
-
-
-def transformer_arguments(cfg) -> dict[str, Any]:
-    """Arguments that all transformers share, from MODEL.DETR."""
-    detr = cfg.MODEL.DETR
-    return {
-        "dim": detr.HIDDEN_DIM,
-        "num_heads": detr.NHEADS,
-        "hidden_dim": detr.DIM_FEEDFORWARD,
-        "encoder_layers": detr.ENC_LAYERS,
-        "decoder_layers": detr.DEC_LAYERS,
-        "dropout": detr.DROPOUT,
-    }
-
-
-def _classification(detr) -> Classification:
-    if ClassLoss(detr.CLASS_LOSS) is ClassLoss.FOCAL:
-        return SigmoidClassification(detr.FOCAL_ALPHA, detr.FOCAL_GAMMA)
-    return SoftmaxClassification(detr.NO_OBJECT_WEIGHT)
-
-
-def num_classes_of(cfg) -> int:
-    """Number of categories: from the config, or where that is 0 from its data sets.
-
-    Raises:
-        ValueError: neither tells.
-    """
-    if cfg.MODEL.DETR.NUM_CLASSES:
-        return cfg.MODEL.DETR.NUM_CLASSES
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    known = [MetadataCatalog.get(name).get("thing_classes") for name in names]
-    classes = next((found for found in known if found), None)
-    if classes is None:
-        raise ValueError(
-            f"MODEL.DETR.NUM_CLASSES is 0 and no data set of {names} has category names: set the number, or "
-            "name a registered data set in DATASETS.TRAIN (DATASETS.REGISTER registers COCO-format files)"
-        )
-    return len(classes)
