@@ -39,6 +39,13 @@ class Combination(enum.StrEnum):
     SUM_OF_NORMALIZED = "sum_of_normalized"
 
 
+class ClassLoss(enum.StrEnum):
+    """The loss of the class head, which decides the head's form."""
+
+    CROSS_ENTROPY = "cross_entropy"  # softmax over the categories and no-object
+    FOCAL = "focal"  # a sigmoid for each category
+
+
 class Arm(enum.StrEnum):
     """How the bits are spent."""
 

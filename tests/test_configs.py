@@ -75,7 +75,7 @@ def test_leaves_are_thin(path):
         assert f"output/{path.relative_to(CONFIGS).with_suffix('')}" == load(path).OUTPUT_DIR
 
 
-@pytest.mark.parametrize("path", [p for p in MODELS if p.parent.name != "aquarium"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODELS, ids=[str(path.relative_to(CONFIGS)) for path in MODELS])
 def test_every_model_has_a_low_bit_leaf(path):
     """But for the variants of a model, which its leaf serves with another base."""
     leaf = path.with_name(f"{path.stem}_ptq.yaml")

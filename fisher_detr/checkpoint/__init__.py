@@ -1,6 +1,7 @@
 """Checkpoints: safe to read, never half written, checked against the model; official ones converted."""
 
 from fisher_detr.checkpoint.architecture import Architecture, Family, spelled
+from fisher_detr.checkpoint.backbone import load_backbone
 from fisher_detr.checkpoint.checkpointer import SafeCheckpointer
 from fisher_detr.checkpoint.class_rows import COCO_ROWS, PANOPTIC_ROWS, ClassPolicy, ClassRows
 from fisher_detr.checkpoint.convert import UnplacedKeysError
@@ -20,6 +21,7 @@ __all__ = [
     "SafeCheckpointer",
     "UnplacedKeysError",
     "convert_official_file",
+    "load_backbone",
     "load_tensors",
     "restore_official_file",
     "spelled",

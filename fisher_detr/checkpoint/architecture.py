@@ -4,6 +4,8 @@ import dataclasses
 import enum
 from typing import Any
 
+from fisher_detr.structures import ClassLoss
+
 
 class Family(enum.StrEnum):
     """The three detectors, by the value of MODEL.META_ARCHITECTURE."""
@@ -15,9 +17,12 @@ class Family(enum.StrEnum):
 
 _TITLES = {Family.DETR: "DETR", Family.DEFORMABLE: "Deformable DETR", Family.DAB: "DAB-DETR"}
 _STEMS = {Family.DEFORMABLE: "deformable_detr_r50", Family.DAB: "dab_detr_r50", Family.DETR: "detr_r50"}
-# Values of MODEL.DETR.CLASS_LOSS, and which one each original was trained with.
-CROSS_ENTROPY, FOCAL = "cross_entropy", "focal"
-OFFICIAL_CLASS_LOSS = {Family.DETR: CROSS_ENTROPY, Family.DEFORMABLE: FOCAL, Family.DAB: FOCAL}
+# What each original was trained with.
+OFFICIAL_CLASS_LOSS = {
+    Family.DETR: ClassLoss.CROSS_ENTROPY,
+    Family.DEFORMABLE: ClassLoss.FOCAL,
+    Family.DAB: ClassLoss.FOCAL,
+}
 # Depth of the ResNets by their residual blocks and whether these are bottlenecks.
 _DEPTHS = {
     ((2, 2, 2, 2), False): 18,
@@ -56,7 +61,7 @@ class Architecture:
     two_stage: bool = False
     patterns: int = 0
     dilation: bool | None = None
-    class_loss: str | None = None
+    class_loss: ClassLoss | None = None
 
     @property
     def depth(self) -> int | None:
@@ -71,7 +76,7 @@ class Architecture:
     @property
     def has_no_object(self) -> bool:
         """The last class row stands for no object; where the loss is not known, as in the original."""
-        return (self.class_loss or OFFICIAL_CLASS_LOSS[self.family]) == CROSS_ENTROPY
+        return (self.class_loss or OFFICIAL_CLASS_LOSS[self.family]) == ClassLoss.CROSS_ENTROPY
 
     @property
     def title(self) -> str:
@@ -95,7 +100,7 @@ class Architecture:
         if self.dilation is not None:
             settings["MODEL.RESNETS.RES5_DILATION"] = 2 if self.dilation else 1
         if self.class_loss:
-            settings["MODEL.DETR.CLASS_LOSS"] = self.class_loss
+            settings["MODEL.DETR.CLASS_LOSS"] = str(self.class_loss)
         if self.family is Family.DEFORMABLE:
             settings["MODEL.DEFORMABLE_DETR.BOX_REFINEMENT"] = self.refinement
             settings["MODEL.DEFORMABLE_DETR.TWO_STAGE"] = self.two_stage

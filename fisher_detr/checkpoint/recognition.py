@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fisher_detr.checkpoint.architecture import (
-    CROSS_ENTROPY,
-    FOCAL,
     OFFICIAL_CLASS_LOSS,
     Architecture,
     Family,
 )
+from fisher_detr.structures import ClassLoss
 
 OFFICIAL_BACKBONE = "backbone.0.body."
 _SHOWN = 6  # keys named in an error
@@ -82,7 +81,7 @@ def recognise_model(model: nn.Module) -> Architecture | None:
     return dataclasses.replace(
         found,
         dilation=dilated if found.depth else None,
-        class_loss=CROSS_ENTROPY if no_object else FOCAL,
+        class_loss=ClassLoss.CROSS_ENTROPY if no_object else ClassLoss.FOCAL,
     )
 
 

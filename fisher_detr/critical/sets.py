@@ -140,7 +140,7 @@ def _members(member: str, metadata: CategoryMetadata) -> list[int]:
     groups = getattr(metadata, "category_groups", {})
     if member in groups:
         return list(groups[member])
-    known = dict.fromkeys(candidate for names in by_kind.values() for candidate in names if candidate)
+    known = dict.fromkeys(name for names in [*by_kind.values(), groups] for name in names if name)
     raise ValueError(f"unknown critical category {member!r}: {_nearest(name, list(known))}")
 
 

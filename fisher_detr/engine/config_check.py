@@ -11,12 +11,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
-from fisher_detr.modeling import BoxLoss, ClassLoss
+from fisher_detr.modeling import BoxLoss
 from fisher_detr.quantization import RangeMethod
 from fisher_detr.structures import (
     MAX_BITS,
     MIN_BITS,
     Arm,
+    ClassLoss,
     Combination,
     Objective,
     ScaleMethod,
@@ -61,6 +62,7 @@ def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> Non
     mistakes += _critical_sets(cfg, "CRITICAL.SETS", "TEST", resolve_category_sets)
     quantizes = "TRAIN" in splits and cfg.QUANT.ENABLED
     trains = "TRAIN" in splits and not cfg.QUANT.ENABLED
+    mistakes += _dilation(cfg)
     if quantizes:
         mistakes += [*_quantization(cfg), *_allocation(cfg)]
     if trains:
@@ -109,6 +111,14 @@ def _clipping(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"SOLVER.CLIP_GRADIENTS clips by {clip.CLIP_TYPE!r} with NORM_TYPE {clip.NORM_TYPE:g}, expected "
             "CLIP_TYPE 'full_model' (the gradient of all parameters at once) with NORM_TYPE 2"
+        )
+
+
+def _dilation(cfg: CfgNode) -> Iterator[str]:
+    if cfg.MODEL.RESNETS.RES5_DILATION > 1 and cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
+        yield (
+            "MODEL.RESNETS.RES5_DILATION is above 1 and MODEL.BACKBONE.NAME build_resnet_backbone, whose "
+            "dilation is not that of the released DC5 checkpoints: set it to build_dilated_resnet_backbone"
         )
 
 
@@ -206,10 +216,10 @@ def _without_effect(cfg: CfgNode) -> Iterator[str]:
 
 def _frozen_at_random(cfg: CfgNode) -> Iterator[str]:
     frozen = cfg.MODEL.BACKBONE.FREEZE_AT
-    if frozen > 0 and not cfg.MODEL.WEIGHTS:
+    if frozen > 0 and not (cfg.MODEL.WEIGHTS or cfg.MODEL.BACKBONE.WEIGHTS):
         yield (
-            f"MODEL.BACKBONE.FREEZE_AT is {frozen} and MODEL.WEIGHTS is empty: the frozen layers of a new "
-            "model keep random weights; name weights of the backbone, or set FREEZE_AT to 0"
+            f"MODEL.BACKBONE.FREEZE_AT is {frozen}, MODEL.WEIGHTS and MODEL.BACKBONE.WEIGHTS are empty: the "
+            "frozen layers of a new model keep random weights; name some, or set FREEZE_AT to 0"
         )
 
 

@@ -97,7 +97,9 @@ def build_optimizer(
     else:
         raise ValueError(f"SOLVER.OPTIMIZER is {name!r}: expected 'ADAMW' or 'SGD'")
     if clip_norm > 0:
-        # A pre-hook clips what the step uses, under mixed precision too: the scaler unscales before it steps.
+        # A pre-hook clips what the step uses. A fused optimizer takes gradients that are scaled for mixed
+        # precision and divides them itself; without this mark the scaler does so before the step.
+        optimizer._step_supports_amp_scaling = False
         every = [parameter for group in params for parameter in group["params"]]
         optimizer.register_step_pre_hook(partial(_clip, every, clip_norm))
     return optimizer

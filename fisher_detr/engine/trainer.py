@@ -18,8 +18,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fisher_detr.checkpoint import SafeCheckpointer
-from fisher_detr.checkpoint.backbone import load_backbone
+from fisher_detr.checkpoint import SafeCheckpointer, load_backbone
 from fisher_detr.data import DetrDatasetMapper
 from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
 from fisher_detr.evaluation import CriticalCategoryEvaluator

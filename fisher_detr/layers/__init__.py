@@ -1,12 +1,13 @@
 """Building blocks in plain torch: attention with explicit projections, position encoding, heads, boxes."""
 
-from fisher_detr.layers.attention import AttentionProducts, MultiheadAttention
+from fisher_detr.layers.attention import AttentionProducts, MultiheadAttention, attend, split_heads
 from fisher_detr.layers.boxes import inverse_sigmoid, paired_generalized_iou
 from fisher_detr.layers.detections import select_detections
 from fisher_detr.layers.dropout import Dropout, dropout
 from fisher_detr.layers.mlp import MLP
 from fisher_detr.layers.ms_deform_attn import DeformableSampling, MSDeformAttn, SamplingMethod
 from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
+from fisher_detr.layers.precision import at_least_float32
 
 __all__ = [
     "MLP",
@@ -17,9 +18,12 @@ __all__ = [
     "MultiheadAttention",
     "SamplingMethod",
     "SinePositionEncoding",
+    "at_least_float32",
+    "attend",
     "dropout",
     "inverse_sigmoid",
     "paired_generalized_iou",
     "select_detections",
     "sine_encoding",
+    "split_heads",
 ]

@@ -81,14 +81,32 @@ class MultiheadAttention(nn.Module):
         Returns:
             [B, T, D].
         """
-        q, k, v = (
-            self._split(projection(x))
-            for projection, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
-        )
-        if mask is not None:
-            mask = mask[:, None, None, :]  # [B, 1, 1, S]
-        attended = self.products(q, k, v, mask, self.dropout if self.training else 0.0)  # [B, H, T, d]
-        return self.out_proj(attended.transpose(1, 2).flatten(2))  # [B, T, D]
+        projected = (self.q_proj(query), self.k_proj(key), self.v_proj(value))
+        q, k, v = (split_heads(x, self.num_heads) for x in projected)
+        return self.out_proj(attend(self.products, q, k, v, mask, self.dropout if self.training else 0.0))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, length, d]
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Map [B, length, D] to [B, H, length, d]."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def attend(
+    products: AttentionProducts, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float
+) -> Tensor:
+    """Multiply heads and put them side by side again.
+
+    Args:
+        products: of an attention.
+        q: [B, H, T, d].
+        k: [B, H, S, d].
+        v: [B, H, S, d'].
+        mask: bool [B, S], True where a key may be attended; None: everywhere.
+        dropout_p: probability with which an attention weight is dropped.
+
+    Returns:
+        [B, T, H d'].
+    """
+    if mask is not None:
+        mask = mask[:, None, None, :]  # [B, 1, 1, S]
+    return products(q, k, v, mask, dropout_p).transpose(1, 2).flatten(2)

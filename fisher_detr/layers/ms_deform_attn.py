@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fisher_detr.layers.precision import at_least_float32
+
 Shapes = Sequence[tuple[int, int]]  # height and width of every level
 
 
@@ -45,9 +47,8 @@ class DeformableSampling(nn.Module):
             [B, T, D].
         """
         sample = _SAMPLERS[self.method]
-        dtype = torch.promote_types(values.dtype, torch.float32)
         with torch.autocast(values.device.type, enabled=False):
-            return sample(*(x.to(dtype) for x in (values, locations, weights)), shapes)
+            return sample(*map(at_least_float32, (values, locations, weights)), shapes)
 
 
 class MSDeformAttn(nn.Module):
@@ -103,7 +104,9 @@ class MSDeformAttn(nn.Module):
         values = self.value_proj(tokens)
         if mask is not None:
             values = values.masked_fill(~mask[..., None], 0.0)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*grid, 2))  # [B, T, H, L, P, 2]
+        offsets = at_least_float32(self.sampling_offsets(query)).unflatten(
+            -1, (*grid, 2)
+        )  # [B, T, H, L, P, 2]
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
         sampled = self.sampling(
             values.unflatten(-1, (self.num_heads, -1)),

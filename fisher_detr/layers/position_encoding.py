@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fisher_detr.layers.precision import at_least_float32
+
 
 def sine_encoding(positions: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
     """Encode numbers by sines and cosines of falling frequency, in turns ("Attention Is All You Need").
@@ -17,7 +19,7 @@ def sine_encoding(positions: Tensor, dim: int, temperature: float = 10000.0) -> 
     Returns:
         [..., dim] in float32 or wider.
     """
-    positions = positions.to(torch.promote_types(positions.dtype, torch.float32))
+    positions = at_least_float32(positions)
     pairs = torch.arange(dim // 2, dtype=positions.dtype, device=positions.device)
     angles = positions[..., None] / temperature ** (2 * pairs / dim)  # [..., dim / 2]
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)

@@ -1,6 +1,6 @@
 """Detectors: meta-architectures, backbones, transformer, matcher and losses."""
 
-from fisher_detr.modeling.classification import ClassLoss, SigmoidClassification, SoftmaxClassification
+from fisher_detr.modeling.classification import SigmoidClassification, SoftmaxClassification
 from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losses
 from fisher_detr.modeling.dilated_resnet import build_dilated_resnet_backbone
 from fisher_detr.modeling.matcher import HungarianMatcher
@@ -10,7 +10,6 @@ from fisher_detr.modeling.targets import Predictions, Targets
 
 __all__ = [
     "BoxLoss",
-    "ClassLoss",
     "DabDetr",
     "DeformableDetr",
     "Detr",

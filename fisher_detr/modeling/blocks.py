@@ -5,9 +5,16 @@ Shapes: B batch, Q queries, G query groups, D width.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
-from fisher_detr.layers import Dropout, MSDeformAttn, MultiheadAttention
+from fisher_detr.layers import (
+    Dropout,
+    MSDeformAttn,
+    MultiheadAttention,
+    at_least_float32,
+    inverse_sigmoid,
+)
 
 
 class FeedForward(nn.Module):
@@ -54,3 +61,19 @@ def initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, MultiheadAttention | MSDeformAttn):
             part.reset_parameters()
+
+
+def relative_boxes(logits: Tensor, reference: Tensor) -> Tensor:
+    """Boxes from a head's outputs and what they are relative to.
+
+    Args:
+        logits: [..., 4].
+        reference: [..., 2] or [..., 4], in [0, 1].
+
+    Returns:
+        [..., 4] in [0, 1], center x, center y, width, height.
+    """
+    origin = inverse_sigmoid(reference)
+    if origin.shape[-1] == 2:
+        origin = torch.cat([origin, torch.zeros_like(origin)], dim=-1)
+    return (at_least_float32(logits) + origin).sigmoid()

@@ -3,7 +3,6 @@
 Shapes: L decoder layers, B batch, G query groups, Q queries, N objects, n categories.
 """
 
-import enum
 import math
 from typing import Protocol
 
@@ -11,13 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
-
-
-class ClassLoss(enum.StrEnum):
-    """The loss of the class head, which decides the head's form."""
-
-    CROSS_ENTROPY = "cross_entropy"  # softmax over the categories and no-object
-    FOCAL = "focal"  # a sigmoid for each category
 
 
 class Classification(Protocol):

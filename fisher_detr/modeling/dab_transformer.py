@@ -13,11 +13,12 @@ from fisher_detr.layers import (
     MLP,
     AttentionProducts,
     Dropout,
-    MultiheadAttention,
-    inverse_sigmoid,
+    attend,
     sine_encoding,
+    split_heads,
 )
-from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
+from fisher_detr.modeling.blocks import FeedForward, initialise, relative_boxes, within_groups
+from fisher_detr.modeling.transformer import EncoderLayer
 
 
 class DabSelfAttention(nn.Module):
@@ -34,15 +35,15 @@ class DabSelfAttention(nn.Module):
         self.k_pos_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.bias)
         self.products = AttentionProducts()
 
     def forward(self, queries: Tensor, position: Tensor) -> Tensor:
         """Map queries [B, Q, D] with positions [B, Q, D] to [B, Q, D]."""
         q = self.q_content_proj(queries) + self.q_pos_proj(position)
         k = self.k_content_proj(queries) + self.k_pos_proj(position)
-        q, k, v = (_split(x, self.num_heads) for x in (q, k, self.v_proj(queries)))
-        attended = self.products(q, k, v, None, self.dropout if self.training else 0.0)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, self.v_proj(queries)))
+        return self.out_proj(attend(self.products, q, k, v, None, self.dropout if self.training else 0.0))
 
 
 class DabCrossAttention(nn.Module):
@@ -60,6 +61,7 @@ class DabCrossAttention(nn.Module):
         self.k_pos_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.bias)
         self.products = AttentionProducts()
 
     def forward(
@@ -85,30 +87,9 @@ class DabCrossAttention(nn.Module):
         if self.q_pos_proj is not None:
             q, k = q + self.q_pos_proj(query_position), k + k_pos
         q_sine, v = self.q_sine_proj(query_sine), self.v_proj(tokens)
-        q, q_sine, k, k_pos, v = (_split(x, self.num_heads) for x in (q, q_sine, k, k_pos, v))
+        q, q_sine, k, k_pos, v = (split_heads(x, self.num_heads) for x in (q, q_sine, k, k_pos, v))
         q, k = torch.cat([q, q_sine], dim=-1), torch.cat([k, k_pos], dim=-1)  # [B, H, ., 2 D / H]
-        if mask is not None:
-            mask = mask[:, None, None, :]  # [B, 1, 1, S]
-        attended = self.products(q, k, v, mask, self.dropout if self.training else 0.0)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
-class DabEncoderLayer(nn.Module):
-    """Self-attention over the tokens, then a feed-forward block with PReLU."""
-
-    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float):
-        """Args are D, H, the hidden width of the feed-forward block, and the dropout."""
-        super().__init__()
-        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.self_attn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden_dim, dropout, nn.PReLU())
-        self.dropout = Dropout(dropout)
-
-    def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
-        """Map tokens [B, S, D] with positions [B, S, D] and mask [B, S] to [B, S, D]."""
-        located = tokens + position
-        attended = self.self_attn(located, located, tokens, mask)
-        return self.ffn(self.self_attn_norm(tokens + self.dropout(attended)))
+        return self.out_proj(attend(self.products, q, k, v, mask, self.dropout if self.training else 0.0))
 
 
 class DabDecoderLayer(nn.Module):
@@ -157,7 +138,7 @@ class DabTransformer(nn.Module):
         super().__init__()
         self.encoder_scale = MLP(dim, dim, dim, 2)
         self.encoder = nn.ModuleList(
-            DabEncoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(encoder_layers)
+            EncoderLayer(dim, num_heads, hidden_dim, dropout, nn.PReLU()) for _ in range(encoder_layers)
         )
         self.query_scale = MLP(dim, dim, dim, 2)
         self.ref_point_head = MLP(2 * dim, dim, dim, 2)
@@ -203,10 +184,10 @@ class DabTransformer(nn.Module):
             states.append(self.norm(queries))
             if index < len(self.decoder) - 1:
                 # The next layer attends around the refined box without its gradient, and predicts with it.
-                references.append((box_head(queries) + inverse_sigmoid(anchors)).sigmoid())
+                references.append(relative_boxes(box_head(queries), anchors))
                 anchors = references[-1].detach()
         states, references = torch.stack(states), torch.stack(references)
-        return states, (box_head(states) + inverse_sigmoid(references)).sigmoid()
+        return states, relative_boxes(box_head(states), references)
 
     def _positions(self, queries: Tensor, anchors: Tensor, first: bool) -> tuple[Tensor, Tensor]:
         """Position of the queries, and the sine encoding of their centers, modulated by their size."""
@@ -219,7 +200,3 @@ class DabTransformer(nn.Module):
         factors = torch.stack([wanted[..., 1] / height, wanted[..., 0] / width], -1)
         sine = (encoded[..., :2, :] * factors[..., None]).flatten(-2)
         return query_position, sine if first else sine * self.query_scale(queries)
-
-
-def _split(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # [B, H, length, D / H]

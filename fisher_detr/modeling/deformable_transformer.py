@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.layers import Dropout, MSDeformAttn, MultiheadAttention, inverse_sigmoid
-from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
+from fisher_detr.layers import Dropout, MSDeformAttn, MultiheadAttention
+from fisher_detr.modeling.blocks import FeedForward, initialise, relative_boxes, within_groups
 from fisher_detr.modeling.pyramid import TokenPyramid
 
 
@@ -162,19 +162,3 @@ class DeformableTransformer(nn.Module):
             if refine:
                 reference = boxes[-1].detach()
         return torch.stack(states), torch.stack(boxes)
-
-
-def relative_boxes(logits: Tensor, reference: Tensor) -> Tensor:
-    """Boxes from a head's outputs and what they are relative to.
-
-    Args:
-        logits: [..., 4].
-        reference: [..., 2] or [..., 4], in [0, 1].
-
-    Returns:
-        [..., 4] in [0, 1], center x, center y, width, height.
-    """
-    origin = inverse_sigmoid(reference)
-    if origin.shape[-1] == 2:
-        origin = torch.cat([origin, torch.zeros_like(origin)], dim=-1)
-    return (logits + origin).sigmoid()

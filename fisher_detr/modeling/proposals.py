@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.layers import sine_encoding
+from fisher_detr.layers import at_least_float32, sine_encoding
 from fisher_detr.modeling.pyramid import TokenPyramid
 
 # Width and height of the first level's boxes as parts of the image; each level doubles them.
@@ -73,7 +73,7 @@ class ProposalStage(nn.Module):
         anchors, usable = _anchors(pyramid)
         tokens = self.enc_output_norm(self.enc_output(memory.masked_fill(~usable, 0.0)))
         logits = class_head(tokens)
-        box_logits = box_head(tokens) + anchors
+        box_logits = at_least_float32(box_head(tokens)) + anchors
         best = logits[..., 0].topk(self.num_queries, dim=1).indices  # [B, Q]
         best_logits = box_logits.gather(1, best[..., None].expand(-1, -1, 4)).detach()
         reference = best_logits.sigmoid()

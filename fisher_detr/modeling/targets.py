@@ -8,6 +8,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from fisher_detr.layers import at_least_float32
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
@@ -26,8 +28,8 @@ class Predictions:
 
     def in_float32(self) -> "Predictions":
         """The same with half precision widened: matching costs and losses need the mantissa."""
-        logits, boxes = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (self.logits, self.boxes))
-        return Predictions(logits, boxes, self.proposals and self.proposals.in_float32())
+        proposals = self.proposals and self.proposals.in_float32()
+        return Predictions(at_least_float32(self.logits), at_least_float32(self.boxes), proposals)
 
 
 @dataclasses.dataclass(frozen=True)

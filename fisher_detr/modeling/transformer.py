@@ -13,12 +13,19 @@ from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
 class EncoderLayer(nn.Module):
     """Self-attention over the tokens of the feature map, then a feed-forward block."""
 
-    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float):
-        """Args are D, the heads, the hidden width of the feed-forward block, and the dropout."""
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        dropout: float,
+        activation: nn.Module | None = None,
+    ):
+        """Args are D, the heads, the feed-forward block's hidden width, the dropout, and its activation."""
         super().__init__()
         self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.self_attn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden_dim, dropout)
+        self.ffn = FeedForward(dim, hidden_dim, dropout, activation)
         self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fisher_detr.layers.attention import AttentionProducts
+from fisher_detr.layers.dropout import dropout
 from fisher_detr.quantization.fake_quantizer import ActivationQuantizer, WeightQuantizer
 from fisher_detr.structures import QuantSpec
 
@@ -137,4 +138,4 @@ class QuantAttentionProducts(AttentionProducts):
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
         probability = self.probability_quantizer(scores.softmax(dim=-1))
-        return F.dropout(probability, dropout_p) @ self.value_quantizer(v)  # [B, H, T, d]
+        return dropout(probability, dropout_p) @ self.value_quantizer(v)  # [B, H, T, d]

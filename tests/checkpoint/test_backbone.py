@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fisher_detr.checkpoint.backbone import load_backbone
+from fisher_detr.checkpoint import load_backbone
 from fisher_detr.engine import Trainer, load_config
 from tests.checkpoint.small_detr import make_detr
 from tests.engine.tiny_coco import make_tiny_coco, write_config

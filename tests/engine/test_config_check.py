@@ -123,6 +123,12 @@ def test_what_may_be_asked_for(options):
     check_config(make_cfg(*QUANTIZE, *options))
 
 
+def test_dilation_that_released_checkpoints_do_not_have():
+    dilated = ("MODEL.RESNETS.RES5_DILATION", 2, "MODEL.BACKBONE.NAME")
+    assert "set it to build_dilated_resnet_backbone" in mistakes(*dilated, "build_resnet_backbone")
+    check_config(make_cfg(*dilated, "build_dilated_resnet_backbone"))
+
+
 def test_mixed_precision_on_the_cpu():
     assert "SOLVER.AMP.ENABLED is True and MODEL.DEVICE cpu" in mistakes("SOLVER.AMP.ENABLED", True)
     check_config(make_cfg("SOLVER.AMP.ENABLED", True, "MODEL.DEVICE", "cuda"))
@@ -162,6 +168,7 @@ def test_keys_of_detectron2_without_effect(warnings, key, value, instead):
 def test_frozen_layers_without_weights(warnings):
     frozen = ("MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.WEIGHTS", "")
     (line,) = warnings(*frozen)
-    assert "FREEZE_AT is 2 and MODEL.WEIGHTS is empty" in line
+    assert "FREEZE_AT is 2, MODEL.WEIGHTS and MODEL.BACKBONE.WEIGHTS are empty" in line
     assert warnings(*frozen, splits=("TEST",)) == []
+    assert warnings(*frozen, "MODEL.BACKBONE.WEIGHTS", "detector.pth") == []
     assert warnings("MODEL.BACKBONE.FREEZE_AT", 2) == []

@@ -110,6 +110,23 @@ def test_clipping_equals_torch(model, name, factor):
             torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_clipping_under_mixed_precision(model, name):
+    """The scaler's factor is out of the gradients before they are clipped."""
+    reference = copy.deepcopy(model)
+    scaled, plain = (make_optimizer(m, name=name, clip_norm=0.1) for m in (model, reference))
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    for _ in range(2):
+        for m, optimizer, scale in ((model, scaled, scaler.scale), (reference, plain, lambda x: x)):
+            optimizer.zero_grad()
+            scale(100 * m(torch.ones(5, 3)).square().sum()).backward()
+        scaler.step(scaled)
+        scaler.update()
+        plain.step()
+    for found, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
 def test_no_clipping_where_the_norm_is_zero(model):
     optimizer = make_optimizer(model, clip_norm=0.0)
     backward(model)

@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from fisher_detr.layers import MLP, SinePositionEncoding
+from fisher_detr.layers import MLP, SinePositionEncoding, at_least_float32
 from fisher_detr.modeling.deformable_transformer import DeformableTransformer
 from fisher_detr.modeling.meta_arch.detr_base import DetrBase
 from fisher_detr.modeling.meta_arch.parts import channels_of, class_head, transformer_arguments
@@ -60,15 +60,14 @@ class DeformableDetr(DetrBase):
             ValueError: more features than levels, or two stages without refinement or with groups.
         """
         super().__init__(**base)
-        _check(in_features, num_levels, box_refinement, two_stage, self.query_groups)
+        _check(dim, in_features, num_levels, box_refinement, two_stage, self.query_groups)
         self.in_features = tuple(in_features)
         self.num_queries = num_queries
         self.box_refinement = box_refinement
         self.position_encoding = SinePositionEncoding(dim, centered=True)
         self.input_proj = self._projections(dim, num_levels)
         self.transformer = transformer
-        depth = len(transformer.decoder) + two_stage
-        self.class_embed, self.bbox_embed = self._heads(dim, depth)
+        self.class_embed, self.bbox_embed = self._heads(dim, two_stage)
         if two_stage:
             self.proposals = ProposalStage(dim, num_queries)
         else:
@@ -104,7 +103,7 @@ class DeformableDetr(DetrBase):
         proposals = None
         if self.proposals is None:
             position, queries = self._queries(len(memory))
-            reference = self.reference_points(position).sigmoid()
+            reference = at_least_float32(self.reference_points(position)).sigmoid()
         else:
             found = self.proposals(memory, pyramid, self.class_embed[-1], self.bbox_embed[-1])
             queries, position, reference = found.queries, found.query_position, found.reference
@@ -159,8 +158,9 @@ class DeformableDetr(DetrBase):
             nn.init.zeros_(convolution.bias)
         return nn.ModuleList(nn.Sequential(c, nn.GroupNorm(_NORM_GROUPS, dim)) for c in convolutions)
 
-    def _heads(self, dim: int, depth: int) -> tuple[nn.ModuleList, nn.ModuleList]:
-        """Class and box heads: one for all layers or, with refinement, one for each."""
+    def _heads(self, dim: int, two_stage: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """Class and box heads: one for all layers or, with refinement, one for each and for the proposals."""
+        depth = len(self.transformer.decoder) + two_stage
         class_embed = class_head(dim, self.num_classes, self.criterion.classification)
         bbox_embed = MLP(dim, dim, 4, 3)
         bbox_embed.zero_last()
@@ -168,18 +168,23 @@ class DeformableDetr(DetrBase):
             heads = [copy.deepcopy((class_embed, bbox_embed)) for _ in range(depth)]
         else:
             heads = [(class_embed, bbox_embed)] * depth
-        if depth == len(self.transformer.decoder):  # one stage: the first boxes are small
+        if not two_stage:  # the first boxes are small
             nn.init.constant_(heads[0][1].layers[-1].bias[2:], -2.0)
         return nn.ModuleList(head for head, _ in heads), nn.ModuleList(head for _, head in heads)
 
 
 def _check(
-    in_features: Sequence[str], num_levels: int, box_refinement: bool, two_stage: bool, groups: int
+    dim: int, in_features: Sequence[str], num_levels: int, box_refinement: bool, two_stage: bool, groups: int
 ) -> None:
     if not 1 <= len(in_features) <= num_levels:
         raise ValueError(
             f"MODEL.DEFORMABLE_DETR.IN_FEATURES names {len(in_features)} feature maps and NUM_LEVELS is "
             f"{num_levels}: expected at least one feature map and at most one for each level"
+        )
+    if dim % _NORM_GROUPS:
+        raise ValueError(
+            f"MODEL.DETR.HIDDEN_DIM is {dim}: Deformable DETR normalizes {_NORM_GROUPS} groups of channels, "
+            f"set it to a multiple of {_NORM_GROUPS}"
         )
     if two_stage and not box_refinement:
         raise ValueError("MODEL.DEFORMABLE_DETR.TWO_STAGE is True: set BOX_REFINEMENT to True as well")

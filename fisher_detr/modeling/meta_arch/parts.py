@@ -8,10 +8,10 @@ from torch import nn
 
 from fisher_detr.modeling.classification import (
     Classification,
-    ClassLoss,
     SigmoidClassification,
     SoftmaxClassification,
 )
+from fisher_detr.structures import ClassLoss
 
 
 def channels_of(backbone: Backbone, feature: str, key: str) -> int:
