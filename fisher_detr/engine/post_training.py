@@ -269,7 +269,7 @@ def image_losses(model: DetrBase, critical: CategorySet | None) -> LossFn:
     sets = {"overall": None} if critical is None else {"overall": None, "critical": critical}
 
     def losses(sample: dict[str, Any]) -> dict[str, Tensor]:
-        objectives = model.objectives([sample], list(sets.values()))
+        objectives = model.objectives([sample], list(sets.values()), across_ranks=False)
         return {
             name: torch.stack(list(terms.values())).sum()
             for name, terms in zip(sets, objectives, strict=True)

@@ -5,6 +5,7 @@ from fisher_detr.layers.boxes import inverse_sigmoid, paired_generalized_iou
 from fisher_detr.layers.detections import select_detections
 from fisher_detr.layers.dropout import Dropout, dropout
 from fisher_detr.layers.mlp import MLP
+from fisher_detr.layers.modes import in_eval_mode, twice_differentiable
 from fisher_detr.layers.ms_deform_attn import DeformableSampling, MSDeformAttn, SamplingMethod
 from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
 from fisher_detr.layers.precision import at_least_float32
@@ -21,9 +22,11 @@ __all__ = [
     "at_least_float32",
     "attend",
     "dropout",
+    "in_eval_mode",
     "inverse_sigmoid",
     "paired_generalized_iou",
     "select_detections",
     "sine_encoding",
     "split_heads",
+    "twice_differentiable",
 ]

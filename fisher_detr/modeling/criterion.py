@@ -51,7 +51,11 @@ class SetCriterion:
         return self.matcher.classification
 
     def __call__(
-        self, predictions: Predictions, targets: list[Targets], box_counts: Tensor | None = None
+        self,
+        predictions: Predictions,
+        targets: list[Targets],
+        box_counts: Tensor | None = None,
+        across_ranks: bool = True,
     ) -> dict[str, Tensor]:
         """Compute the weighted losses.
 
@@ -59,28 +63,36 @@ class SetCriterion:
             predictions: of B images, L decoder layers, G query groups.
             targets: B items; an image may have no object.
             box_counts: [N] bool, which of the batch's objects count in the box losses; None: all.
+            across_ranks: divide by the mean number of objects of all ranks, which must all call then;
+                otherwise by this batch's own.
 
         Returns:
             scalars `loss_ce`, `loss_bbox`, `loss_giou` of the last layer and, with the suffix `_0`, `_1`,
             ..., of the layers before it; with the suffix `_enc` of the proposals, where there are any.
         """
-        losses = self._layers(predictions, targets, box_counts)
+        losses = self._layers(predictions, targets, box_counts, across_ranks)
         if predictions.proposals is not None:
             # Proposals have no category: an object is the first one.
             objects = [dataclasses.replace(t, classes=torch.zeros_like(t.classes)) for t in targets]
-            of_proposals = self._layers(predictions.proposals, objects, box_counts)
+            of_proposals = self._layers(predictions.proposals, objects, box_counts, across_ranks)
             losses |= {f"{name}_enc": value for name, value in of_proposals.items()}
         return losses
 
     def _layers(
-        self, predictions: Predictions, targets: list[Targets], box_counts: Tensor | None
+        self,
+        predictions: Predictions,
+        targets: list[Targets],
+        box_counts: Tensor | None,
+        across_ranks: bool,
     ) -> dict[str, Tensor]:
         matching = self.matcher(predictions, targets)
         classes = torch.cat([target.classes for target in targets])
         boxes = torch.cat([target.boxes for target in targets])
         counts = torch.ones_like(classes, dtype=torch.bool) if box_counts is None else box_counts
-        losses = {"loss_ce": self._class_losses(predictions.logits, classes, matching)}
-        losses |= self._box_losses(predictions.boxes, boxes, counts, matching)
+        num_objects = _num_objects(torch.ones_like(classes), across_ranks)
+        losses = {"loss_ce": self._class_losses(predictions.logits, classes, matching, num_objects)}
+        num_boxes = _num_objects(counts, across_ranks)
+        losses |= self._box_losses(predictions.boxes, boxes, counts / num_boxes, matching)
         depth = len(predictions.logits)
         return {
             name if layer == depth - 1 else f"{name}_{layer}": self.weights[name] * values[layer]
@@ -88,33 +100,37 @@ class SetCriterion:
             for name, values in losses.items()
         }
 
-    def _class_losses(self, logits: Tensor, classes: Tensor, matching: Matching) -> Tensor:
+    def _class_losses(
+        self, logits: Tensor, classes: Tensor, matching: Matching, num_objects: Tensor
+    ) -> Tensor:
         """Classification loss of each layer, [L]."""
         no_object = logits.shape[-1] - (self.classification.num_logits(0))
         labels = torch.full(logits.shape[:-1], no_object, dtype=torch.int64, device=logits.device)
         labels[matching.layer, matching.image, matching.group, matching.query] = classes[matching.target]
-        return self.classification.loss(logits, labels, _num_objects(torch.ones_like(classes)))
+        return self.classification.loss(logits, labels, num_objects)
 
     def _box_losses(
-        self, boxes: Tensor, objects: Tensor, counts: Tensor, matching: Matching
+        self, boxes: Tensor, objects: Tensor, shares: Tensor, matching: Matching
     ) -> dict[str, Tensor]:
-        """L1 and generalized-IoU losses of each layer per counted object, [L]."""
+        """L1 and generalized-IoU losses of each layer, [L], where each of the N objects has its share."""
         matched = boxes[matching.layer, matching.image, matching.group, matching.query]  # [M, 4]
         paired = objects[matching.target]
         l1 = (matched - paired).abs().sum(-1)
         giou = 1 - paired_generalized_iou(
             box_convert(matched, "cxcywh", "xyxy"), box_convert(paired, "cxcywh", "xyxy")
         )
-        weights = counts[matching.target].to(boxes.dtype) / (boxes.shape[2] * _num_objects(counts))
+        weights = shares[matching.target].to(boxes.dtype) / boxes.shape[2]
         return {
             name: boxes.new_zeros(len(boxes)).index_add(0, matching.layer, weights * values)
             for name, values in (("loss_bbox", l1), ("loss_giou", giou))
         }
 
 
-def _num_objects(counts: Tensor) -> Tensor:
+def _num_objects(counts: Tensor, across_ranks: bool) -> Tensor:
     """Objects for each rank, at least 1: every rank divides by the same number."""
     total = counts.sum().to(torch.float64)
+    if not across_ranks:
+        return total.clamp(min=1.0)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
     return (total / comm.get_world_size()).clamp(min=1.0)
@@ -126,6 +142,7 @@ def critical_losses(
     targets: list[Targets],
     category_set: CategorySet,
     box_loss: BoxLoss = BoxLoss.CRITICAL,
+    across_ranks: bool = True,
 ) -> dict[str, Tensor]:
     """The critical-category objective L_F: the criterion on transformed logits and labels, matching included.
 
@@ -137,6 +154,7 @@ def critical_losses(
         targets: with labels over all n categories.
         category_set: the critical set C.
         box_loss: whether box losses count for all objects or for the critical ones only.
+        across_ranks: see `SetCriterion.__call__`.
 
     Returns:
         the losses of `criterion`.
@@ -146,4 +164,4 @@ def critical_losses(
     if box_loss is BoxLoss.CRITICAL:
         counts = torch.cat([t.classes for t in collapsed]) < len(category_set)
     transformed = dataclasses.replace(predictions, logits=collapse_logits(predictions.logits, category_set))
-    return criterion(transformed, collapsed, counts)
+    return criterion(transformed, collapsed, counts, across_ranks)

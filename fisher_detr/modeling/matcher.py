@@ -1,6 +1,8 @@
 """One-to-one matching of queries to objects (DETR, arXiv 2005.12872, equation 1)."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -46,9 +48,29 @@ class HungarianMatcher:
         self.class_cost = class_cost
         self.l1_cost = l1_cost
         self.giou_cost = giou_cost
+        self._memory: _Memory | None = None
+
+    @contextlib.contextmanager
+    def repeating(self) -> Iterator[Callable[[], None]]:
+        """Remember the matchings within, to repeat them: what is compared then differs by no decision.
+
+        Yields:
+            A function that starts, or starts again, to repeat in the order of the calls.
+        """
+        self._memory = _Memory()
+        try:
+            yield self._memory.rewind
+        finally:
+            self._memory = None
+
+    def __call__(self, predictions: Predictions, targets: list[Targets]) -> Matching:
+        """Match, or repeat what was matched; see `match` and `repeating`."""
+        if self._memory is None:
+            return self.match(predictions, targets)
+        return self._memory.recall(lambda: self.match(predictions, targets))
 
     @torch.no_grad()
-    def __call__(self, predictions: Predictions, targets: list[Targets]) -> Matching:
+    def match(self, predictions: Predictions, targets: list[Targets]) -> Matching:
         """Match every layer, image and group on its own.
 
         The costs of all of them reach the host in one copy.
@@ -90,3 +112,21 @@ class HungarianMatcher:
         )
         cost = self.class_cost * classes + self.l1_cost * l1 - self.giou_cost * giou
         return cost.unflatten(0, logits.shape[:-1])
+
+
+class _Memory:
+    """Matchings in the order of the calls."""
+
+    def __init__(self):
+        self._matchings: list[Matching] = []
+        self._position: int | None = None
+
+    def rewind(self) -> None:
+        self._position = 0
+
+    def recall(self, match: Callable[[], Matching]) -> Matching:
+        if self._position is None:
+            self._matchings.append(match())
+            return self._matchings[-1]
+        self._position += 1
+        return self._matchings[self._position - 1]

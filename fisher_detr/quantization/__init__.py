@@ -7,7 +7,12 @@ from fisher_detr.quantization.calibration import (
     set_activation_ranges,
 )
 from fisher_detr.quantization.coverage import CoverageReport, ProductCoverage, WeightCoverage
-from fisher_detr.quantization.fake_quantizer import ActivationQuantizer, FakeQuantizer, WeightQuantizer
+from fisher_detr.quantization.fake_quantizer import (
+    ActivationQuantizer,
+    FakeQuantizer,
+    WeightQuantizer,
+    bypassed,
+)
 from fisher_detr.quantization.fold import fold_batch_norm, freeze_batch_norm
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantConv2d, QuantizedLayer, QuantLinear
 from fisher_detr.quantization.packed import (
@@ -17,9 +22,25 @@ from fisher_detr.quantization.packed import (
     packed_bytes,
     unpack_levels,
 )
-from fisher_detr.quantization.primitives import dequantize, fake_quantize, quantize
+from fisher_detr.quantization.perturbation import frozen_rounding, weight_offsets
+from fisher_detr.quantization.primitives import (
+    LearnedStep,
+    StepGradient,
+    dequantize,
+    fake_quantize,
+    quantize,
+)
 from fisher_detr.quantization.ranges import RangeMethod
+from fisher_detr.quantization.scale_training import (
+    RangeFollower,
+    ScaleTraining,
+    fix_scales,
+    keep_scales_positive,
+    learn_scales,
+    start_steps,
+    update_weight_scales,
+)
 from fisher_detr.quantization.scales import quantization_error, weight_scale
-from fisher_detr.quantization.selection import layer_infos, quantizable_layers
+from fisher_detr.quantization.selection import layer_infos, quantizable_layers, quantized_layers
 from fisher_detr.quantization.swap import quantize_model
 from fisher_detr.quantization.tracing import trace_products

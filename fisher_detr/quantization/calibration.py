@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.quantization.fake_quantizer import ActivationQuantizer, FakeQuantizer, bypassed
+from fisher_detr.layers import in_eval_mode
+from fisher_detr.quantization.fake_quantizer import (
+    ActivationQuantizer,
+    FakeQuantizer,
+    activation_quantizers,
+    bypassed,
+)
 from fisher_detr.quantization.histogram import Histogram
-from fisher_detr.quantization.layers import QuantizedLayer
 from fisher_detr.quantization.ranges import RangeMethod, activation_range
-from fisher_detr.quantization.selection import quantizable_layers
+from fisher_detr.quantization.selection import quantized_layers
 from fisher_detr.structures import ScaleMethod
 
 logger = logging.getLogger(__name__)
@@ -31,7 +36,7 @@ def calibrate_weights(
     Raises:
         ValueError: `fisher` lacks a layer, or a weight is not finite.
     """
-    layers = {n: m for n, m in quantizable_layers(model).items() if isinstance(m, QuantizedLayer)}
+    layers = quantized_layers(model)
     require_fisher(layers, method, fisher)
     for name, layer in layers.items():
         try:
@@ -101,7 +106,7 @@ def observe_activations(
     kinds = (ActivationQuantizer,) if quantized_weights else (FakeQuantizer,)
     histograms: dict[str, Histogram] = {}
     num_batches = 0
-    with _in_eval_mode(model), bypassed(model, *kinds), _observed(model, histograms), torch.no_grad():
+    with in_eval_mode(model), bypassed(model, *kinds), _observed(model, histograms), torch.no_grad():
         for batch in batches:
             (forward or model)(batch)
             num_batches += 1
@@ -125,17 +130,13 @@ def set_activation_ranges(
         method: max, percentile or mse.
         percentile: see `ranges.activation_range`.
     """
-    for name, quantizer in _activation_quantizers(model).items():
+    for name, quantizer in activation_quantizers(model).items():
         if name in histograms:
             quantizer.set_range(*activation_range(histograms[name], quantizer.spec, method, percentile))
         else:
             logger.warning(
                 "No calibration batch has reached %s: it stays uncalibrated and refuses to run", name
             )
-
-
-def _activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
 
 
 @contextlib.contextmanager
@@ -151,21 +152,10 @@ def _observed(model: nn.Module, histograms: dict[str, Histogram]) -> Iterator[No
 
         return record
 
-    quantizers = _activation_quantizers(model).items()
+    quantizers = activation_quantizers(model).items()
     handles = [quantizer.register_forward_pre_hook(recorder(name)) for name, quantizer in quantizers]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextlib.contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

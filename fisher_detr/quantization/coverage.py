@@ -175,9 +175,8 @@ def _weight(group: WeightGroup) -> WeightCoverage:
 def _other_bytes(model: nn.Module, groups: list[WeightGroup]) -> int:
     """Bytes of what a state dict holds beside the listed weights and the quantizers, each tensor once."""
     counted = {id(group.parameter) for group in groups}
-    counted |= {
-        id(b) for module in model.modules() if isinstance(module, FakeQuantizer) for b in module.buffers()
-    }
+    quantizers = [module for module in model.modules() if isinstance(module, FakeQuantizer)]
+    counted |= {id(t) for module in quantizers for t in (*module.buffers(), *module.parameters())}
     others = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     return sum(t.numel() * t.element_size() for key, t in others.items() if key not in counted)
 

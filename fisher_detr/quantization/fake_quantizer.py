@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.quantization.primitives import fake_quantize, quantize
+from fisher_detr.quantization.primitives import LearnedStep, StepGradient, fake_quantize, quantize
+from fisher_detr.quantization.rounding_tape import RoundingTape
 from fisher_detr.quantization.scales import weight_scale
 from fisher_detr.structures import QuantSpec, ScaleMethod
 
@@ -20,11 +21,16 @@ class QuantizerMode(enum.Enum):
 
 
 class FakeQuantizer(nn.Module):
-    """Fake-quantizes its input with a fixed scale.
+    """Fake-quantizes its input with one scale, or one for each channel.
 
-    The scale buffer is NaN until it is set, and a module with such a scale refuses to run: whether a
-    quantizer is calibrated is part of the state dict. The width is in it as well, so that a checkpoint of
-    other widths is refused.
+    The scale is NaN until it is set, and a module with such a scale refuses to run: whether a quantizer is
+    calibrated is part of the state dict. The width is in it as well, so that a checkpoint of other widths is
+    refused. A learned scale is a parameter of the same name as the buffer it replaces: state dicts of
+    training and of deployment are the same.
+
+    Attributes:
+        offset: added to the output; None: nothing (see `perturbation`).
+        tape: records or repeats the rounding; None: neither (see `frozen_rounding`).
     """
 
     def __init__(self, spec: QuantSpec, num_scales: int = 1):
@@ -37,6 +43,9 @@ class FakeQuantizer(nn.Module):
         super().__init__()
         self.spec = spec
         self.mode = QuantizerMode.QUANTIZE
+        self.offset: Tensor | None = None
+        self.tape: RoundingTape | None = None
+        self._step = LearnedStep()
         # None: look at the buffer. Its answer is kept, because on a GPU every look waits for the device.
         self._is_calibrated: bool | None = False
         self.register_buffer("scale", torch.full((num_scales,), torch.nan))
@@ -59,14 +68,45 @@ class FakeQuantizer(nn.Module):
             RuntimeError: the quantizer is not calibrated.
         """
         if self.mode is QuantizerMode.BYPASS:
-            return x
-        self._require_calibrated()
-        return fake_quantize(x, self.scale, self.spec, self.zero_point)
+            values = _WithZeroGradient.apply(x, self.scale) if self.is_learned else x
+        else:
+            self._require_calibrated()
+            quantized = self._fake_quantize
+            values = (
+                quantized(x) if self.tape is None else self.tape.round(x, quantized, self.scale, self._step)
+            )
+        return values if self.offset is None else values + self.offset
 
     def quantize(self, x: Tensor) -> Tensor:
         """Integer levels of `x`; see `primitives.quantize`."""
         self._require_calibrated()
-        return quantize(x, self.scale, self.spec, self.zero_point)
+        return quantize(x, self.scale.detach(), self.spec, self.zero_point)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the scale is a parameter."""
+        return isinstance(self.scale, nn.Parameter)
+
+    def learn_scale(self, gradient: StepGradient, values_per_scale: int) -> None:
+        """Turn the scale into a parameter.
+
+        Args:
+            gradient: LSQ or PACT.
+            values_per_scale: N; the gradient is divided by `sqrt(N qmax)` (LSQ, section 2.2), where qmax is
+                the number of levels above zero.
+        """
+        factor = (values_per_scale * self.spec.qmax) ** -0.5 if gradient is StepGradient.LSQ else 1.0
+        self._step = LearnedStep(gradient, factor)
+        scale = self.scale.detach().clone()
+        del self.scale
+        self.scale = nn.Parameter(scale)
+
+    def fix_scale(self) -> None:
+        """Turn a learned scale into a buffer again."""
+        if self.is_learned:
+            scale = self.scale.detach().clone()
+            del self.scale
+            self.register_buffer("scale", scale)
 
     @torch.no_grad()
     def set_scale(self, scale: Tensor, zero_point: Tensor | int = 0) -> None:
@@ -95,6 +135,10 @@ class FakeQuantizer(nn.Module):
         state = "calibrated" if self.is_calibrated else "not calibrated"
         return f"{self.spec.bits} bits, {kind}, {self.scale.numel()} scale(s), {state}"
 
+    def _fake_quantize(self, x: Tensor) -> Tensor:
+        zero_point = 0 if self.spec.symmetric else self.zero_point
+        return fake_quantize(x, self.scale, self.spec, zero_point, self._step)
+
     def _require_calibrated(self) -> None:
         if not self.is_calibrated:
             raise RuntimeError(
@@ -111,6 +155,19 @@ class FakeQuantizer(nn.Module):
             return
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         self._is_calibrated = None
+
+
+class _WithZeroGradient(torch.autograd.Function):
+    """Passes values on, and gives a scale that is not used yet the gradient 0: DDP waits for every one."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, torch.zeros_like(ctx.saved_tensors[0])
 
 
 class WeightQuantizer(FakeQuantizer):
@@ -141,6 +198,16 @@ class ActivationQuantizer(FakeQuantizer):
         scale = max((high - low) / (self.spec.qmax - self.spec.qmin), torch.finfo(torch.float32).tiny)
         zero_point = 0 if self.spec.symmetric else round(self.spec.qmin - low / scale)
         self.set_scale(torch.tensor([scale]), zero_point)
+
+    def value_range(self) -> tuple[float, float]:
+        """Smallest and largest value that is represented."""
+        scale, zero_point = self.scale.item(), self.zero_point.item()
+        return (self.spec.qmin - zero_point) * scale, (self.spec.qmax - zero_point) * scale
+
+
+def activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
+    """The activation quantizers of a model by their paths."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fisher_detr.quantization.layers import QuantizedLayer
 from fisher_detr.quantization.primitives import dequantize
-from fisher_detr.quantization.selection import quantizable_layers
+from fisher_detr.quantization.selection import quantized_layers
 from fisher_detr.structures import SCALE_BYTES, QuantSpec
 
 _GROUP = 8  # b bytes hold exactly 8 levels of b bits
@@ -51,8 +51,7 @@ def packed_bytes(numel: int, num_scales: int, bits: int) -> int:
 
 def pack_weights(model: nn.Module) -> dict[str, PackedWeight]:
     """Pack the weights of all quantized layers of a calibrated model, by layer name."""
-    layers = quantizable_layers(model).items()
-    return {name: pack_weight(layer) for name, layer in layers if isinstance(layer, QuantizedLayer)}
+    return {name: pack_weight(layer) for name, layer in quantized_layers(model).items()}
 
 
 @torch.no_grad()

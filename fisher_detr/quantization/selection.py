@@ -83,6 +83,11 @@ def quantizable_layers(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, 
     return {group.layer_name: group.owners[0] for group in groups}
 
 
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """The layers that are quantized by now, by name, each weight once."""
+    return {name: m for name, m in quantizable_layers(model).items() if isinstance(m, QuantizedLayer)}
+
+
 def layer_infos(
     model: nn.Module, skip: Sequence[str] = (), per_channel: bool = True
 ) -> tuple[LayerInfo, ...]:

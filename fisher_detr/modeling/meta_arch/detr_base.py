@@ -1,5 +1,6 @@
 """What all DETR detectors share: image preprocessing, losses, and detections in the original image."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losse
 from fisher_detr.modeling.frozen_conv import fuse_frozen_norms
 from fisher_detr.modeling.matcher import HungarianMatcher
 from fisher_detr.modeling.meta_arch.parts import classification_of, num_classes_of
-from fisher_detr.modeling.targets import Predictions, targets_of
+from fisher_detr.modeling.targets import Predictions, Targets, targets_of
 from fisher_detr.structures import CategorySet
 
 Batch = list[dict[str, Any]]
+# Weighted losses by name, from predictions, targets and the batch.
+TrainingTerm = Callable[[Predictions, list[Targets], Batch], dict[str, Tensor]]
 
 
 class DetrBase(nn.Module):
@@ -57,6 +60,8 @@ class DetrBase(nn.Module):
         self.deep_supervision = deep_supervision
         self.top_k = top_k
         self.critical_box_loss = critical_box_loss
+        # Terms that are added to the training loss, from the same predictions.
+        self.more_losses: list[TrainingTerm] = []
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -115,7 +120,7 @@ class DetrBase(nn.Module):
             query).
         """
         if self.training:
-            return self.losses(batched_inputs)
+            return self._training_losses(batched_inputs)
         images = self.preprocess(batched_inputs)
         predictions = self.decode(images)
         return [
@@ -128,17 +133,37 @@ class DetrBase(nn.Module):
         return self.objectives(batched_inputs, [category_set])[0]
 
     def objectives(
-        self, batched_inputs: Batch, category_sets: list[CategorySet | None]
+        self, batched_inputs: Batch, category_sets: list[CategorySet | None], across_ranks: bool = True
     ) -> list[dict[str, Tensor]]:
-        """Losses of several objectives from one forward pass; None stands for L_A."""
+        """Losses of several objectives from one forward pass; None stands for L_A.
+
+        `across_ranks` is that of `SetCriterion.__call__`: False where one image is one sample.
+        """
         predictions = self.decode(self.preprocess(batched_inputs))
         targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
-        return [
-            self.criterion(predictions, targets)
-            if category_set is None
-            else critical_losses(self.criterion, predictions, targets, category_set, self.critical_box_loss)
-            for category_set in category_sets
-        ]
+        return [self.compare(predictions, targets, chosen, across_ranks) for chosen in category_sets]
+
+    def compare(
+        self,
+        predictions: Predictions,
+        targets: list[Targets],
+        category_set: CategorySet | None = None,
+        across_ranks: bool = True,
+    ) -> dict[str, Tensor]:
+        """The losses of predictions; arguments as for `objectives`."""
+        if category_set is None:
+            return self.criterion(predictions, targets, across_ranks=across_ranks)
+        return critical_losses(
+            self.criterion, predictions, targets, category_set, self.critical_box_loss, across_ranks
+        )
+
+    def _training_losses(self, batched_inputs: Batch) -> dict[str, Tensor]:
+        predictions = self.decode(self.preprocess(batched_inputs))
+        targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
+        losses = self.compare(predictions, targets)
+        for more in self.more_losses:
+            losses |= more(predictions, targets, batched_inputs)
+        return losses
 
     def preprocess(self, batched_inputs: Batch) -> ImageList:
         """Normalize and pad."""

@@ -1,0 +1,182 @@
+"""The Fisher-trace penalty of a quantized model on a batch (method.md section 4)."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from fisher_detr.fisher import PenaltyMethod, SquaredNorm, TraceEstimate, squared_norm
+from fisher_detr.layers import twice_differentiable
+from fisher_detr.quantization import QuantizedLayer, frozen_rounding, quantized_layers, weight_offsets
+
+# A loss of a model on a batch: a scalar. It may have a method `repeating(model)`, a context manager within
+# which the first evaluation decides (such as a matching) and later ones repeat it; it yields a function that
+# is called before each repetition.
+BatchLoss = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltySettings:
+    """How the penalty `lambda tr(I_F)` is computed; see the keys QUANT.QAT.PENALTY in config.py.
+
+    Attributes:
+        weight: lambda >= 0.
+        method: exact or finite difference.
+        estimate: per image or minibatch.
+        interval: k >= 1: once in k iterations, with k times the gradient.
+        radius: by which part of itself the slope alone would raise the loss over the finite difference's step.
+        layers: prefixes of the paths of the quantized layers whose weights count; empty: all.
+        warmup_iters: iterations over which lambda grows from 0.
+        normalize: divide by the mean trace of the warm-up: lambda is the penalty of the model at the start.
+        clip_norm: the gradient of the penalty is scaled down to this norm before the factor k; 0: never.
+    """
+
+    weight: float
+    method: PenaltyMethod = PenaltyMethod.FINITE_DIFFERENCE
+    estimate: TraceEstimate = TraceEstimate.PER_IMAGE
+    interval: int = 4
+    radius: float = 1e-2
+    layers: tuple[str, ...] = ()
+    warmup_iters: int = 0
+    normalize: bool = True
+    clip_norm: float = 0.1
+
+    def __post_init__(self):
+        for name, valid, expected in (
+            ("weight", 0 <= self.weight < float("inf"), "a number that is not negative"),
+            ("interval", self.interval >= 1, "1 or more iterations"),
+            ("radius", 0 < self.radius < float("inf"), "a part of the loss, above 0"),
+            ("warmup_iters", self.warmup_iters >= 0, "0 or more iterations"),
+            ("clip_norm", self.clip_norm >= 0, "a norm above 0, or 0 for none"),
+        ):
+            if not valid:
+                raise ValueError(
+                    f"Fisher-trace penalty: {name} is {getattr(self, name)}, expected {expected}"
+                )
+
+
+class FisherTracePenalty:
+    """Computes the penalty on a batch, with its gradient for every trained parameter of the model."""
+
+    def __init__(self, loss: BatchLoss, settings: PenaltySettings):
+        """Args are the critical objective L_F and how to penalise it."""
+        self.loss = loss
+        self.settings = settings
+
+    def measure(self, model: nn.Module, batch: Sequence[Any]) -> SquaredNorm:
+        """The trace, or the squared norm of the mean gradient, of a batch and its gradient, over all ranks.
+
+        Dropout masks are drawn apart from the training's. Runs in full precision inside autocast too.
+
+        Args:
+            model: quantized, not wrapped.
+            batch: one sample for each image.
+
+        Returns:
+            The value without lambda, and gradients for `trained(model)`.
+
+        Raises:
+            ValueError: no quantized layer has one of the prefixes; the loss is not a finite scalar or has no
+                second derivative.
+        """
+        layers, parameters = self.layers(model), trained(model)
+        per_image = self.settings.estimate == TraceEstimate.PER_IMAGE
+        batches = [[sample] for sample in batch] if per_image else [batch]
+        with _undisturbed(model), weight_offsets(layers) as offsets:
+            total = [torch.zeros((), device=parameters[0].device), *map(torch.zeros_like, parameters)]
+            for part in batches:
+                found = self._of(model, part, list(offsets.values()), parameters)
+                torch._foreach_add_(total, [found.value, *found.gradients], alpha=1 / len(batches))
+        mean_over_ranks(total)
+        return SquaredNorm(total[0], tuple(total[1:]))
+
+    def layers(self, model: nn.Module) -> dict[str, QuantizedLayer]:
+        """The layers whose weights count."""
+        layers, prefixes = quantized_layers(model), self.settings.layers
+        chosen = {name: layer for name, layer in layers.items() if not prefixes or name.startswith(prefixes)}
+        if not chosen:
+            raise ValueError(
+                f"Fisher-trace penalty: no quantized layer of the model begins with {' or '.join(prefixes)}; "
+                f"there are {', '.join(sorted({name.partition('.')[0] for name in layers})) or 'none'}"
+            )
+        return chosen
+
+    def _of(
+        self, model: nn.Module, batch: Sequence[Any], offsets: list[Tensor], parameters: list[nn.Parameter]
+    ) -> SquaredNorm:
+        settings = self.settings
+        exact = settings.method == PenaltyMethod.EXACT
+        mean = mean_over_ranks if settings.estimate == TraceEstimate.MINIBATCH else None
+        second = twice_differentiable(model) if exact else contextlib.nullcontext()
+        with second, _Repeatable(self.loss, model, batch, repeats=not exact) as loss:
+            return squared_norm(loss, offsets, parameters, settings.method, settings.radius, mean)
+
+
+class _Repeatable(contextlib.ExitStack):
+    """`fisher.RepeatableLoss` of a model and a batch."""
+
+    def __init__(self, loss: BatchLoss, model: nn.Module, batch: Sequence[Any], repeats: bool):
+        super().__init__()
+        self._loss, self._model, self._batch = loss, model, batch
+        self._rewind: list[Callable[[], None]] = []
+        if repeats:
+            self._rewind.append(self.enter_context(frozen_rounding(model)))
+            if hasattr(loss, "repeating"):
+                self._rewind.append(self.enter_context(loss.repeating(model)))
+
+    def __call__(self) -> Tensor:
+        self._random = _random_states()
+        return self._evaluate()
+
+    def again(self) -> Tensor:
+        for rewind in self._rewind:
+            rewind()
+        _set_random_states(self._random)
+        return self._evaluate()
+
+    def _evaluate(self) -> Tensor:
+        value = self._loss(self._model, self._batch)
+        if value.dim() or not torch.isfinite(value):
+            raise ValueError(
+                f"the loss of the Fisher-trace penalty is {value.detach()}: expected a finite scalar"
+            )
+        return value
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained, each once, in the order of the model."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Average tensors over all processes, in place, by one exchange."""
+    if comm.get_world_size() == 1:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= comm.get_world_size()
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Full precision, and random numbers that the training does not miss afterwards."""
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.autocast(device.type, enabled=False), torch.enable_grad():
+        yield
+
+
+def _random_states() -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+
+def _set_random_states(states: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1] is not None:
+        torch.cuda.set_rng_state(states[1])

@@ -1,0 +1,157 @@
+"""The trace of the critical Fisher information as a penalty, with its gradient (method.md section 4).
+
+`tr(I_F) = E_x ||g(x)||^2`, where g is the gradient of the critical objective with respect to the weights that
+the layers multiply with. Its gradient with respect to any parameter needs second derivatives of the loss:
+exactly, by differentiating twice, or as a finite difference along g.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class PenaltyMethod(enum.StrEnum):
+    """How the gradient of `||g||^2` is found."""
+
+    EXACT = "exact"  # double backward
+    FINITE_DIFFERENCE = "finite_difference"  # 2 ||g|| (grad L(w + r g / ||g||) - grad L(w)) / r
+
+
+class TraceEstimate(enum.StrEnum):
+    """Of which gradient the squared norm is taken."""
+
+    PER_IMAGE = "per_image"  # of each image's, then the mean: the trace
+    # Of the batch's mean gradient: tr / B + (1 - 1 / B) ||E g||^2, which is not the trace.
+    MINIBATCH = "minibatch"
+
+
+class RepeatableLoss(Protocol):
+    """A scalar loss that can be evaluated twice with the same discrete decisions."""
+
+    def __call__(self) -> Tensor:
+        """Evaluate, deciding anew (matching, rounding, dropout masks)."""
+
+    def again(self) -> Tensor:
+        """Evaluate with the decisions of the evaluation before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredNorm:
+    """`||g||^2` and its gradient.
+
+    Attributes:
+        value: scalar.
+        gradients: with respect to each parameter, of its shape.
+    """
+
+    value: Tensor
+    gradients: tuple[Tensor, ...]
+
+
+def squared_norm(
+    loss: RepeatableLoss,
+    offsets: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    method: PenaltyMethod,
+    radius: float = 0.0,
+    mean: Callable[[Sequence[Tensor]], None] | None = None,
+) -> SquaredNorm:
+    """Squared norm of the gradient with respect to weights, and its gradient with respect to parameters.
+
+    Args:
+        loss: depends on the weights `w + offset`.
+        offsets: one for each weight that counts: zeros that require gradients; zero again afterwards.
+        parameters: what the penalty's gradient is wanted for.
+        method: exact or by a finite difference.
+        radius: rho > 0 of the finite difference, whose step r of all weights together is `rho L / ||g||`: by
+            the slope alone the loss would grow by this part of itself. One rho then serves models and images
+            whose gradients differ by orders of magnitude.
+        mean: averages tensors over processes, in place: the norm is that of the mean of their gradients, and
+            the mean of the processes' `gradients` is its gradient. None: this process alone.
+
+    Returns:
+        The value, and gradients that are zero where a parameter has no part.
+
+    Raises:
+        ValueError: the loss does not depend on any weight; or it has no second derivative, for `exact`.
+    """
+    if PenaltyMethod(method) is PenaltyMethod.EXACT:
+        return _exact(loss, offsets, parameters, mean)
+    return _finite_difference(loss, offsets, parameters, radius, mean)
+
+
+def _exact(
+    loss: RepeatableLoss, offsets: Sequence[Tensor], parameters: Sequence[Tensor], mean: Callable | None
+) -> SquaredNorm:
+    value = _differentiable(loss())
+    gradient = torch.autograd.grad(value, offsets, create_graph=True, materialize_grads=True)
+    direction = _mean(gradient, mean)
+    twice = [2 * part for part in direction]
+    reached = [(g, d) for g, d in zip(gradient, twice, strict=True) if g.requires_grad]
+    if not reached:  # the loss is linear in the weights
+        return SquaredNorm(_dot(direction, direction), tuple(map(torch.zeros_like, parameters)))
+    try:
+        second = torch.autograd.grad(
+            [g for g, _ in reached], parameters, [d for _, d in reached], materialize_grads=True
+        )
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise ValueError(
+            f"the model has an operator without a second derivative ({str(error).splitlines()[0]}): take the "
+            "method finite_difference, or replace the operator"
+        ) from None
+    return SquaredNorm(_dot(direction, direction), second)
+
+
+def _finite_difference(
+    loss: RepeatableLoss,
+    offsets: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    radius: float,
+    mean: Callable | None,
+) -> SquaredNorm:
+    if not radius > 0:
+        raise ValueError(f"radius of the finite difference is {radius}: expected a number above 0")
+    value = _differentiable(loss())
+    both = torch.autograd.grad(value, [*offsets, *parameters], materialize_grads=True)
+    direction = _mean(both[: len(offsets)], mean)
+    before = both[len(offsets) :]
+    squared = _dot(direction, direction)
+    norm = squared.sqrt()
+    if norm == 0 or value == 0:  # a flat piece, or a loss of nothing
+        return SquaredNorm(squared, tuple(map(torch.zeros_like, parameters)))
+    step = radius * value.detach().abs() / norm
+    with torch.no_grad():
+        torch._foreach_copy_(list(offsets), torch._foreach_mul(list(direction), (step / norm).item()))
+    try:
+        after = torch.autograd.grad(loss.again(), parameters, materialize_grads=True)
+    finally:
+        with torch.no_grad():
+            torch._foreach_zero_(list(offsets))
+    factor = (2 * norm / step).item()
+    return SquaredNorm(squared, tuple(torch._foreach_mul(torch._foreach_sub(after, before), factor)))
+
+
+def _differentiable(loss: Tensor) -> Tensor:
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss of the Fisher-trace penalty does not depend on any weight: it was computed without "
+            "gradients, or on no layer that the penalty is about"
+        )
+    return loss
+
+
+def _mean(gradient: Sequence[Tensor], mean: Callable | None) -> list[Tensor]:
+    parts = [part.detach().clone() if mean else part.detach() for part in gradient]
+    if mean:
+        mean(parts)
+    return parts
+
+
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
