@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     try:
         if args.to_official:
-            manifest = restore_official_file(args.file, args.output, args.dropped, args.classes, args.force)
+            manifest = restore_official_file(
+                args.file, args.output, args.dropped, args.classes, args.force, args.num_queries
+            )
         else:
             choice = ClassChoice(args.classes, args.num_classes, args.class_ids, args.seed)
             manifest = convert_official_file(args.file, args.output, choice, args.dc5 or None, args.force)
@@ -72,13 +74,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="with --to-official: the .dropped.safetensors of the conversion,\nif not beside it",
     )
+    parser.add_argument(
+        "--num-queries",
+        type=int,
+        metavar="N",
+        help="with --to-official: queries of one group (MODEL.DETR.NUM_QUERIES),\nif the file does not tell",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite")
     args = parser.parse_args(arguments)
     forward = [args.num_classes, args.class_ids, args.dc5 or None]
     if args.to_official and (any(x is not None for x in forward) or args.classes is ClassPolicy.REINIT):
         parser.error("--num-classes, --class-ids, --dc5 and --classes reinit do not go with --to-official")
-    if args.dropped and not args.to_official:
-        parser.error("--dropped goes with --to-official")
+    if not args.to_official and (args.dropped or args.num_queries is not None):
+        parser.error("--dropped and --num-queries go with --to-official")
     return args
 
 
@@ -100,6 +108,10 @@ def summary(manifest: ConversionManifest, output: Path) -> list[str]:
         lines.append(f"no file of dropped rows: {len(classes.made_up)} rows are made up, never predicted")
     if manifest.dropped_rows:
         lines.append(f"dropped rows: {manifest.dropped_rows}")
+    if manifest.other_queries:
+        lines.append(
+            f"{architecture.query_groups} groups of queries: {manifest.other_queries} has all but the first"
+        )
     lines.append(f"{output} is written")
     if manifest.direction == "from official":
         config, settings = architecture.config(classes.num_classes)

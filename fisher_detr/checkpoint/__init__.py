@@ -5,8 +5,9 @@ from fisher_detr.checkpoint.backbone import load_backbone
 from fisher_detr.checkpoint.checkpointer import SafeCheckpointer
 from fisher_detr.checkpoint.class_rows import COCO_ROWS, PANOPTIC_ROWS, ClassPolicy, ClassRows
 from fisher_detr.checkpoint.convert import UnplacedKeysError
-from fisher_detr.checkpoint.convert_file import ClassChoice, convert_official_file, restore_official_file
+from fisher_detr.checkpoint.convert_file import ClassChoice, convert_official_file
 from fisher_detr.checkpoint.manifest import ConversionManifest
+from fisher_detr.checkpoint.restore_file import restore_official_file
 from fisher_detr.checkpoint.tensors import load_tensors
 
 __all__ = [

@@ -1,9 +1,13 @@
 """The backbone of one detector as the start of another."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from fisher_detr.checkpoint.convert import to_ours
+from fisher_detr.checkpoint.official import holds_official, take_apart
 from fisher_detr.checkpoint.tensors import load_tensors
 
 PREFIX = "backbone."
@@ -14,7 +18,7 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike) -> None:
 
     Args:
         backbone: of the new detector.
-        path: a checkpoint of any detector with the same backbone.
+        path: a checkpoint of any detector with the same backbone, with the names here or the official ones.
 
     Raises:
         FileNotFoundError: no such file.
@@ -22,8 +26,7 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike) -> None:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"checkpoint {path} does not exist: check MODEL.BACKBONE.WEIGHTS")
-    stored = load_tensors(path)
-    stored = stored.get("model", stored)
+    stored = _named_here(load_tensors(path), path)
     weights = {key.removeprefix(PREFIX): x for key, x in stored.items() if key.startswith(PREFIX)}
     known = backbone.state_dict()
     ignored = {key for key in known.keys() ^ weights.keys() if key.endswith("num_batches_tracked")}
@@ -40,3 +43,14 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike) -> None:
             "name one with the same MODEL.BACKBONE in MODEL.BACKBONE.WEIGHTS"
         )
     backbone.load_state_dict({key: x for key, x in weights.items() if key in known}, strict=False)
+
+
+def _named_here(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Mapping[str, Tensor]:
+    """Weights by the names here."""
+    if not holds_official(checkpoint):
+        return checkpoint.get("model", checkpoint)
+    try:
+        official = take_apart(checkpoint)
+        return to_ours(official.state, official.architecture)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: {error}") from None

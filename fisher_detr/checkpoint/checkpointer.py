@@ -11,6 +11,7 @@ from torch import nn
 
 from fisher_detr.checkpoint.architecture import OFFICIAL_CLASS_LOSS, Architecture, spelled
 from fisher_detr.checkpoint.official import fit_to_model, holds_official, take_apart
+from fisher_detr.checkpoint.query_rows import GROUPS_KEY, stored_groups
 from fisher_detr.checkpoint.recognition import recognise_model, recognise_ours
 from fisher_detr.checkpoint.tensors import load_tensors
 from fisher_detr.checkpoint.unpickler import load_array_pickle
@@ -37,6 +38,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Write `<save_dir>/<name>.pth`, then point `last_checkpoint` to it; a kill in between loses neither.
 
+        The number of query groups, which the weights do not tell, is stored beside them.
+
         Args:
             name: of the file, without `.pth`.
             tag: whether a training may resume from it; otherwise `last_checkpoint` stays as it is.
@@ -45,6 +48,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
+        if groups := getattr(self.model, GROUPS_KEY, None):
+            data[GROUPS_KEY] = groups
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()} | kwargs
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
@@ -98,6 +103,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         found = recognise_ours(weights)
         if found is None or recognise_model(self.model) is None:
             return
+        found = dataclasses.replace(found, query_groups=stored_groups(loaded))
         if isinstance(conversion, dict):
             found = dataclasses.replace(
                 found, dilation=conversion.get("dilation"), class_loss=OFFICIAL_CLASS_LOSS[found.family]
@@ -113,9 +119,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         conflicts = found.conflicts(model) if model else {}
         if model and not conflicts:
             return
-        told = (
-            f"it holds {found.title}, the config builds {model.title if model else 'another kind of model'}"
-        )
+        built = model.title if model else "another kind of model"
+        told = f"it holds {found.title}, the config builds {'another' if built == found.title else built}"
         if not converted:
             raise ValueError(f"{told}: set {spelled(conflicts)}")
         path, settings = found.config(self.model.num_classes if model else 0)

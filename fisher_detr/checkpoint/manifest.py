@@ -1,10 +1,14 @@
 """What a conversion did, as JSON beside its output."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from fisher_detr.checkpoint.architecture import Architecture, spelled
 from fisher_detr.checkpoint.class_rows import ClassPolicy, ClassRows
+from fisher_detr.checkpoint.naming import repeated_names, tensor_names
 from fisher_detr.checkpoint.output_files import FileRecord
 
 
@@ -27,6 +31,32 @@ class KeyCounts:
     tensors: int
     ours: int
     parameters: int
+
+    @classmethod
+    def of(
+        cls,
+        architecture: Architecture,
+        distinct: Mapping[str, Tensor],
+        left_out: Mapping[str, Tensor],
+        counters: Sequence[str] = (),
+    ) -> "KeyCounts":
+        """Count.
+
+        Args:
+            architecture: of the detector.
+            distinct: the tensors here, each once.
+            left_out: tensors of a mask head.
+            counters: keys that no one needs.
+        """
+        names = tensor_names(architecture)
+        return cls(
+            official=len(names) + len(left_out) + len(counters),
+            counters=len(counters),
+            left_out=len(left_out),
+            tensors=len({name.ours for name in names}),
+            ours=len(distinct) + len(repeated_names(architecture)),
+            parameters=sum(tensor.numel() for tensor in distinct.values()),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +94,9 @@ class ConversionManifest:
         source: what was converted.
         output: what came out.
         dropped_rows: name of the side file with what the names here have no place for; None: nothing.
-        architecture: what both are of.
+        other_queries: name of the side file with the queries of all groups but the first, for which the
+            official names have no place; None: there is one group.
+        architecture: what both are of, with the query groups of the file with the names here.
         keys: their numbers.
         classes: what became of the class head.
     """
@@ -73,6 +105,7 @@ class ConversionManifest:
     source: FileRecord
     output: FileRecord
     dropped_rows: str | None
+    other_queries: str | None
     architecture: Architecture
     keys: KeyCounts
     classes: ClassRecord

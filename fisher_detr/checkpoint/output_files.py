@@ -1,4 +1,4 @@
-"""The files of a conversion: checkpoint, manifest and side file, all of them or none."""
+"""The files of a conversion: checkpoint, manifest and side files, all of them or none."""
 
 import contextlib
 import dataclasses
@@ -7,8 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from fisher_detr.files import sha256_of
+import torch
+
+from fisher_detr.checkpoint.tensors import load_tensors
+from fisher_detr.files import sha256_of, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +32,13 @@ class OutputFiles:
 
     @property
     def dropped(self) -> Path:
-        """The side file."""
+        """The side file of what the names here have no place for."""
         return self.checkpoint.with_suffix(".dropped.safetensors")
+
+    @property
+    def queries(self) -> Path:
+        """The side file of what the official names have no place for."""
+        return self.checkpoint.with_suffix(".queries.safetensors")
 
     @classmethod
     def at(cls, output: str | os.PathLike, source: str | os.PathLike, force: bool) -> "OutputFiles":
@@ -71,8 +80,8 @@ class OutputFiles:
             shutil.rmtree(stage)
 
     @property
-    def _all(self) -> tuple[Path, Path, Path]:
-        return self.dropped, self.manifest, self.checkpoint
+    def _all(self) -> tuple[Path, ...]:
+        return self.dropped, self.queries, self.manifest, self.checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +96,26 @@ class FileRecord:
     def of(cls, path: str | os.PathLike) -> "FileRecord":
         """Read a file."""
         return cls(Path(path).name, sha256_of(path), os.path.getsize(path))
+
+
+def read_source(path: str | os.PathLike) -> dict[str, Any]:
+    """Read the checkpoint to convert.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is corrupt, or holds anything but tensors and plain containers.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"checkpoint {path} does not exist: check the path")
+    return load_tensors(path)
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a `.pth` file."""
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def about(path: str | os.PathLike, error: ValueError) -> ValueError:
+    """The same error, with the file's name in front."""
+    error.args = (f"checkpoint {path}: {error}",)
+    return error

@@ -39,7 +39,7 @@ def recognise_official(state: Mapping[str, Tensor]) -> Architecture:
         patterns="transformer.patterns.weight",
         refined=any(key.startswith("transformer.decoder.bbox_embed.") for key in state),
     )
-    return dataclasses.replace(found, class_loss=OFFICIAL_CLASS_LOSS[family])
+    return dataclasses.replace(found, class_loss=OFFICIAL_CLASS_LOSS[family], query_groups=1)
 
 
 def recognise_ours(
@@ -82,6 +82,7 @@ def recognise_model(model: nn.Module) -> Architecture | None:
         found,
         dilation=dilated if found.depth else None,
         class_loss=ClassLoss.CROSS_ENTROPY if no_object else ClassLoss.FOCAL,
+        query_groups=model.query_groups,
     )
 
 
@@ -109,17 +110,43 @@ def _describe(
     """Count what is below the names of either side."""
     deformable = family is Family.DEFORMABLE
     two_stage = deformable and proposals in state
+    bottleneck = any(key.startswith(tuple(stages)) and ".conv3." in key for key in state)
     return Architecture(
         family=family,
         blocks=tuple(_count(state, stage) for stage in stages),
-        bottleneck=any(key.startswith(tuple(stages)) and ".conv3." in key for key in state),
+        bottleneck=bottleneck,
         encoder_layers=_count(state, layers.format("encoder")),
         decoder_layers=_count(state, layers.format("decoder")),
         levels=_count(state, "input_proj.") if deformable else 0,
+        in_features=_in_features(state, stages, 3 if bottleneck else 2) if deformable else (),
         refinement=two_stage or (deformable and refined),
         two_stage=two_stage,
         patterns=len(state[patterns]) if family is Family.DAB and patterns in state else 0,
     )
+
+
+def _in_features(state: Mapping[str, Tensor], stages: list[str], last: int) -> tuple[str, ...]:
+    """The feature maps that are projected, by their channels; (): the weights do not tell.
+
+    Args:
+        state: of a Deformable DETR.
+        stages: of the backbone, what its names begin with.
+        last: number of the last convolution in a block.
+    """
+    channels = [
+        len(state[key]) if (key := f"{stage}0.conv{last}.weight") in state else None for stage in stages
+    ]
+    found = []
+    for level in range(_count(state, "input_proj.")):
+        projection = state.get(f"input_proj.{level}.0.weight")
+        if projection is None or projection.dim() != 4:
+            return ()
+        if projection.shape[-1] > 1:  # a convolution on the level before, as are those that follow
+            break
+        if channels.count(projection.shape[1]) != 1:
+            return ()
+        found.append(f"res{channels.index(projection.shape[1]) + 2}")
+    return tuple(found)
 
 
 def _official_family(keys: Collection[str]) -> Family:

@@ -1,4 +1,4 @@
-"""The side file of a conversion: what the names here have no place for, kept to restore it."""
+"""The side files of a conversion: what the names of the other side have no place for, kept to restore it."""
 
 import dataclasses
 import json
@@ -13,11 +13,12 @@ from fisher_detr.checkpoint.class_rows import ClassRows
 from fisher_detr.files import write_atomically
 
 _ROWS, _LEFT_OUT = "rows:", "left_out:"
+_DROPPED, _QUERIES = "dropped rows", "queries of other groups"
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-    """What a conversion dropped.
+    """What a conversion from the official names dropped.
 
     Attributes:
         rows: which rows of the class heads were kept.
@@ -37,19 +38,32 @@ class Dropped:
         return bool(self.head_rows or self.left_out)
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherGroups:
+    """What a conversion to the official names dropped.
+
+    Attributes:
+        groups: of queries, the first included.
+        rows: of all groups but the first, by the tensor's name here.
+        official_sha256: of the official file.
+    """
+
+    groups: int
+    rows: Mapping[str, Tensor]
+    official_sha256: str
+
+
 def write_dropped(path: str | os.PathLike, dropped: Dropped) -> None:
     """Write a side file (safetensors)."""
     tensors = {_ROWS + name: tensor for name, tensor in dropped.head_rows.items()}
     tensors |= {_LEFT_OUT + name: tensor for name, tensor in dropped.left_out.items()}
     metadata = {
-        "content": "fisher_detr dropped rows",
         "official_rows": str(dropped.rows.raw),
         "kept": json.dumps(dropped.rows.kept),
         "prefix": dropped.prefix,
         "source_sha256": dropped.source_sha256,
     }
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
-    write_atomically(path, lambda file: file.write(content))
+    _write(path, _DROPPED, tensors, metadata)
 
 
 def read_dropped(path: str | os.PathLike) -> Dropped:
@@ -59,20 +73,58 @@ def read_dropped(path: str | os.PathLike) -> Dropped:
         FileNotFoundError: no such file.
         ValueError: it is no such file, or a damaged one.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"file of dropped rows {path} does not exist: check the path")
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
+        tensors, metadata = _read(path, _DROPPED)
         rows = ClassRows(int(metadata["official_rows"]), tuple(json.loads(metadata["kept"])))
         prefix, digest = metadata["prefix"], metadata["source_sha256"]
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError):
-        raise ValueError(
-            f"{path} is not a file of dropped rows, or a damaged one: expected the .dropped.safetensors that "
-            "convert_checkpoint wrote beside its output"
-        ) from None
+        raise _damaged(path, _DROPPED, ".dropped.safetensors") from None
     return Dropped(rows, _below(_ROWS, tensors), _below(_LEFT_OUT, tensors), prefix, digest)
+
+
+def write_other_groups(path: str | os.PathLike, others: OtherGroups) -> None:
+    """Write a side file (safetensors)."""
+    metadata = {"groups": str(others.groups), "official_sha256": others.official_sha256}
+    _write(path, _QUERIES, others.rows, metadata)
+
+
+def read_other_groups(path: str | os.PathLike) -> OtherGroups:
+    """Read what `write_other_groups` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no such file, or a damaged one.
+    """
+    try:
+        tensors, metadata = _read(path, _QUERIES)
+        return OtherGroups(int(metadata["groups"]), tensors, metadata["official_sha256"])
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError):
+        raise _damaged(path, _QUERIES, ".queries.safetensors") from None
+
+
+def _write(
+    path: str | os.PathLike, what: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]
+) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    content = save(tensors, {"content": f"fisher_detr {what}"} | metadata)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _read(path: str | os.PathLike, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"file of {what} {path} does not exist: check the path")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("content") != f"fisher_detr {what}":
+        raise ValueError(f"no {what}")
+    return load_file(path), metadata
+
+
+def _damaged(path: str | os.PathLike, what: str, suffix: str) -> ValueError:
+    return ValueError(
+        f"{path} is not a file of {what}, or a damaged one: expected the {suffix} that convert_checkpoint "
+        "wrote beside its output"
+    )
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

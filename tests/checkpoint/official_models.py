@@ -11,11 +11,13 @@ from tests.oracles.official_keys import SMALL, VARIANTS, official_tensors
 BASE = Path(__file__).resolve().parents[2] / "configs" / "Base-DETR.yaml"
 REFINE = ["MODEL.DEFORMABLE_DETR.BOX_REFINEMENT", True]
 TWO_STAGE = [*REFINE, "MODEL.DEFORMABLE_DETR.TWO_STAGE", True]
+SINGLE_SCALE = ["MODEL.DEFORMABLE_DETR.NUM_LEVELS", 1, "MODEL.DEFORMABLE_DETR.IN_FEATURES", ("res5",)]
 DILATED = ["MODEL.BACKBONE.NAME", "build_dilated_resnet_backbone", "MODEL.RESNETS.RES5_DILATION", 2]
 SETTINGS = {
     "detr_r50_dc5": DILATED,
     "deformable_refine": REFINE,
     "deformable_two_stage": TWO_STAGE,
+    "deformable_single_scale": SINGLE_SCALE,
     "dab_r50_patterns": ["MODEL.DAB_DETR.NUM_PATTERNS", 3],
     "detr_r50_panoptic": ["MODEL.DETR.NUM_CLASSES", 133],
 }

@@ -8,13 +8,8 @@ import torch
 
 from fisher_detr.checkpoint.convert import to_ours, with_repeated
 from fisher_detr.checkpoint.recognition import recognise_official
-from tests.oracles.hf_detectors import (
-    build_hf_dab_detr,
-    build_hf_deformable_detr,
-    build_hf_detr,
-    to_our_names,
-)
-from tests.oracles.hf_official import to_official_names
+from tests.oracles.hf_detectors import build_hf_dab_detr, build_hf_deformable_detr, build_hf_detr
+from tests.oracles.hf_names import to_official_names, to_our_names
 
 REFINE = {"with_box_refine": True}
 

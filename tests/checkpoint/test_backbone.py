@@ -5,8 +5,10 @@ import torch
 
 from fisher_detr.checkpoint import load_backbone
 from fisher_detr.engine import Trainer, load_config
+from tests.checkpoint.official_models import small_model, small_tensors
 from tests.checkpoint.small_detr import make_detr
 from tests.engine.tiny_coco import make_tiny_coco, write_config
+from tests.oracles.official_keys import training_args
 
 
 def saved(model, path):
@@ -50,6 +52,40 @@ def test_another_backbone_is_named_and_changes_nothing(tmp_path):
         assert part in str(error.value)
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("variant", ["detr_r50", "detr_r50_panoptic", "deformable_two_stage", "dab_r50"])
+def test_official_file(tmp_path, variant):
+    """The backbone of whatever detector, and nothing else of it."""
+    tensors, model = small_tensors(variant), small_model("detr_r50", "MODEL.DETR.NUM_CLASSES", 5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save({"model": tensors, "args": training_args()}, tmp_path / "official.pth")
+    load_backbone(model.backbone, tmp_path / "official.pth")
+    body = ("detr." if variant.endswith("panoptic") else "") + "backbone.0.body"
+    for here, theirs in {
+        "stem.conv1.weight": "conv1.weight",
+        "stem.conv1.norm.running_var": "bn1.running_var",
+        "res2.0.shortcut.weight": "layer1.0.downsample.0.weight",
+        "res5.2.conv3.norm.bias": "layer4.2.bn3.bias",
+    }.items():
+        assert torch.equal(model.backbone.state_dict()[here], tensors[f"{body}.{theirs}"])
+    for name, value in model.state_dict().items():
+        changed = not torch.equal(value, before[name])
+        assert changed == name.startswith("backbone."), name
+
+
+def test_official_files_that_do_not_fit(tmp_path):
+    model = small_model("detr_r50")
+    path = tmp_path / "official.pth"
+    torch.save({"model": small_tensors("detr_r101")}, path)
+    with pytest.raises(ValueError, match=r"official.pth has another backbone \(unknown res4.10"):
+        load_backbone(model.backbone, path)
+    torch.save({"model": small_tensors("detr_r50") | {"extra.weight": torch.zeros(1)}}, path)
+    with pytest.raises(ValueError, match="official.pth: looks like DETR, .* no place in it: extra.weight"):
+        load_backbone(model.backbone, path)
+    torch.save({"backbone.0.body.conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="official.pth: not a checkpoint of DETR, Deformable DETR or DAB"):
+        load_backbone(model.backbone, path)
 
 
 def test_missing_file(tmp_path):

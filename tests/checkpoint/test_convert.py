@@ -44,7 +44,7 @@ def test_there_and_back(variant):
     official = small_tensors(variant)
     architecture = recognise_official(official)
     state = with_repeated(to_ours(official, architecture), architecture)
-    assert recognise_ours(state) == _without_loss(architecture)
+    assert recognise_ours(state) == _by_the_weights(architecture)
     back = to_official(without_repeated(state, architecture), architecture)
     assert back.keys() == official.keys()
     assert all(torch.equal(back[key], value) for key, value in official.items())
@@ -76,6 +76,9 @@ def test_architectures_are_told_apart():
     assert [name for name, a in found.items() if a.patterns == 3] == ["dab_r50_patterns"]
     assert found["detr_r50"].family is Family.DETR
     assert found["deformable"].levels == 4
+    assert found["deformable"].in_features == ("res3", "res4", "res5")
+    assert found["deformable_single_scale"].levels == 1
+    assert found["deformable_single_scale"].in_features == ("res5",)
     assert found["dab_r50"].title == "DAB-DETR, ResNet-50"
     assert found["deformable_two_stage"].title == "Deformable DETR, two-stage, ResNet-50"
 
@@ -242,6 +245,6 @@ def test_other_detectors_are_refused():
         recognise_official(keys)
 
 
-def _without_loss(architecture):
-    """Weights here tell the number of rows, and not what the last one is for."""
-    return dataclasses.replace(architecture, class_loss=None)
+def _by_the_weights(architecture):
+    """Weights here tell the number of rows, and not what the last one, or a group of queries, is for."""
+    return dataclasses.replace(architecture, class_loss=None, query_groups=None)

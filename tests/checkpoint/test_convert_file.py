@@ -19,7 +19,7 @@ from fisher_detr.checkpoint import (
 )
 from fisher_detr.files import sha256_of
 from tests.checkpoint.official_models import small_model, small_tensors
-from tests.oracles.official_keys import VARIANTS, training_args
+from tests.oracles.official_keys import SMALL, VARIANTS, training_args
 
 
 def save(path, tensors, **beside):
@@ -162,6 +162,22 @@ def test_reinit(tmp_path):
     )
 
 
+def test_reinit_of_the_panoptic_model(tmp_path):
+    """The mask head comes back from the side file; of the class rows there are none in it."""
+    tensors = small_tensors("detr_r50_panoptic")
+    choice = ClassChoice(ClassPolicy.REINIT, num_classes=21)
+    convert_official_file(save(tmp_path / "a.pth", tensors), tmp_path / "b.pth", choice)
+    manifest = restore_official_file(tmp_path / "b.pth", tmp_path / "c.pth")
+    assert (manifest.classes.official_rows, manifest.classes.made_up) == (21, ())
+    back = load_tensors(tmp_path / "c.pth")["model"]
+    assert back.keys() == tensors.keys()
+    assert back["detr.class_embed.bias"].shape == (22,)
+    same(
+        {key: value for key, value in back.items() if "class_embed" not in key},
+        {key: value for key, value in tensors.items() if "class_embed" not in key},
+    )
+
+
 def test_reinit_for_80_classes_stays_80(tmp_path):
     """Their number is COCO's, and their rows are not."""
     source = save(tmp_path / "a.pth", small_tensors("dab_r50"))
@@ -242,7 +258,7 @@ def test_side_file_of_a_trained_model(tmp_path):
 @pytest.mark.parametrize(("policy", "rows"), [(ClassPolicy.REMAP, 91), (ClassPolicy.ERROR, 80)])
 def test_model_that_was_never_official(tmp_path, policy, rows):
     path = save(tmp_path / "a.pth", small_model("deformable").state_dict())
-    manifest = restore_official_file(path, tmp_path / "b.pth", policy=policy)
+    manifest = restore_official_file(path, tmp_path / "b.pth", policy=policy, num_queries=SMALL["queries"])
     back = load_tensors(tmp_path / "b.pth")["model"]
     assert manifest.classes.official_rows == len(back["class_embed.2.weight"]) == rows
     assert len(back) == 561
@@ -307,14 +323,16 @@ def test_ways_back_that_there_are_not(tmp_path):
     state = small_model("detr_r50").state_dict()
     headless = {key: value for key, value in state.items() if not key.startswith("backbone.res5")}
     with pytest.raises(UnplacedKeysError, match="e.pth: looks like DETR, another backbone, but 1 keys have"):
-        restore_official_file(save(tmp_path / "e.pth", headless | {"x": torch.zeros(1)}), tmp_path / "b.pth")
+        path = save(tmp_path / "e.pth", headless | {"x": torch.zeros(1)}, query_groups=1)
+        restore_official_file(path, tmp_path / "b.pth")
     assert not list(tmp_path.glob("b.*"))
 
 
 def test_side_files_that_do_not_belong(tmp_path):
     convert_official_file(save(tmp_path / "a.pth", small_tensors("detr_r50")), tmp_path / "b.pth")
     convert_official_file(save(tmp_path / "c.pth", small_tensors("detr_r50", seed=1)), tmp_path / "d.pth")
-    with pytest.raises(ValueError, match="b.pth: the file of dropped rows is of another official checkpoint"):
+    message = "b.pth: the file of dropped rows .*d.dropped.safetensors is of another official checkpoint"
+    with pytest.raises(ValueError, match=message):
         restore_official_file(tmp_path / "b.pth", tmp_path / "e.pth", tmp_path / "d.dropped.safetensors")
     with pytest.raises(FileNotFoundError, match="file of dropped rows .*gone does not exist"):
         restore_official_file(tmp_path / "b.pth", tmp_path / "e.pth", tmp_path / "gone")
@@ -326,10 +344,33 @@ def test_side_files_that_do_not_belong(tmp_path):
             ValueError, match="broken.safetensors is not a file of dropped rows, or a damaged"
         ):
             restore_official_file(tmp_path / "b.pth", tmp_path / "e.pth", broken)
-    five = save(tmp_path / "five.pth", small_model("detr_r50", "MODEL.DETR.NUM_CLASSES", 5).state_dict())
-    with pytest.raises(ValueError, match="it has 5 classes, and the file of dropped rows was made for 80"):
+    five = save(
+        tmp_path / "five.pth",
+        small_model("detr_r50", "MODEL.DETR.NUM_CLASSES", 5).state_dict(),
+        query_groups=1,
+    )
+    message = "it has 5 classes, and the file of dropped rows .*b.dropped.safetensors was made for 80: leave"
+    with pytest.raises(ValueError, match=message):
         restore_official_file(five, tmp_path / "e.pth", tmp_path / "b.dropped.safetensors")
+    (tmp_path / "b.dropped.safetensors").rename(tmp_path / "five.dropped.safetensors")
+    with pytest.raises(ValueError, match="five.dropped.safetensors was made for 80: .* move it away if it"):
+        restore_official_file(five, tmp_path / "e.pth")
     assert not (tmp_path / "e.pth").exists()
+
+
+def test_record_of_another_number_of_classes(tmp_path):
+    """Without a side file there is none to blame."""
+    convert_official_file(save(tmp_path / "a.pth", small_tensors("dab_r50")), tmp_path / "b.pth")
+    conversion = load_tensors(tmp_path / "b.pth")["conversion"]
+    five = small_model("dab_r50", "MODEL.DETR.NUM_CLASSES", 5).state_dict()
+    path = save(tmp_path / "five.pth", five, conversion=conversion)
+    message = "it has 5 classes, and its own record of its conversion says 80: write .* --classes error"
+    with pytest.raises(ValueError, match=message) as error:
+        restore_official_file(path, tmp_path / "c.pth")
+    assert "side file" not in str(error.value) and "dropped" not in str(error.value)
+    assert not (tmp_path / "c.pth").exists()
+    manifest = restore_official_file(path, tmp_path / "c.pth", policy=ClassPolicy.ERROR)
+    assert manifest.classes.official_rows == 5
 
 
 def test_outputs_that_may_not_be_written(tmp_path):

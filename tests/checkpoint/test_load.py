@@ -149,13 +149,30 @@ def test_other_number_of_classes(tmp_path):
     assert "number of classes" in str(error.value)
 
 
-def test_other_architecture(tmp_path):
-    path = save(tmp_path / "a.pth", {"model": make_detr(DEC_LAYERS=1).state_dict()})
-    with pytest.raises(ValueError, match=r"missing keys: transformer.decoder.1.self_attn.q_proj.weight"):
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ({"DEC_LAYERS": 1}, "MODEL.DETR.DEC_LAYERS 1"),
+        ({"DEC_LAYERS": 3}, "MODEL.DETR.DEC_LAYERS 3"),
+        ({"ENC_LAYERS": 2, "DEC_LAYERS": 1}, "MODEL.DETR.ENC_LAYERS 2 MODEL.DETR.DEC_LAYERS 1"),
+    ],
+)
+def test_other_depth(tmp_path, file, settings):
+    path = save(tmp_path / "a.pth", {"model": make_detr(**file).state_dict()})
+    with pytest.raises(ValueError) as error:
         SafeCheckpointer(make_detr()).load(path)
-    path = save(tmp_path / "b.pth", {"model": make_detr(DEC_LAYERS=3).state_dict()})
-    with pytest.raises(ValueError, match=r"unknown keys: transformer.decoder.2.self_attn.q_proj.weight"):
-        SafeCheckpointer(make_detr()).load(path)
+    title = "DETR, another backbone"
+    assert (
+        str(error.value) == f"checkpoint {path}: it holds {title}, the config builds another: set {settings}"
+    )
+
+
+def test_other_groups_of_the_same_number_of_queries(tmp_path):
+    """The shapes agree, and inference would use other rows than it was trained for."""
+    SafeCheckpointer(make_detr(QUERY_GROUPS=3, NUM_QUERIES=2), str(tmp_path)).save("a")
+    with pytest.raises(ValueError, match="the config builds another: set MODEL.DETR.QUERY_GROUPS 3$"):
+        SafeCheckpointer(make_detr(NUM_QUERIES=6)).load(str(tmp_path / "a.pth"))
+    SafeCheckpointer(make_detr(QUERY_GROUPS=3, NUM_QUERIES=2)).load(str(tmp_path / "a.pth"))
 
 
 def test_bare_state_dict(tmp_path):

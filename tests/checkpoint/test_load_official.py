@@ -106,6 +106,7 @@ TITLES = {
     "deformable": "Deformable DETR, ResNet-50",
     "deformable_refine": "Deformable DETR with box refinement, ResNet-50",
     "deformable_two_stage": "Deformable DETR, two-stage, ResNet-50",
+    "deformable_single_scale": "Deformable DETR, single-scale, ResNet-50",
     "dab_r50": "DAB-DETR, ResNet-50",
     "dab_r101": "DAB-DETR, ResNet-101",
     "dab_r50_patterns": "DAB-DETR with 3 patterns, ResNet-50",
@@ -123,6 +124,13 @@ TITLES = {
         ("detr_r50", "detr_r101", "detr_r50.yaml"),
         ("dab_r101", "dab_r50", "dab_detr_r50.yaml with MODEL.RESNETS.DEPTH 101"),
         ("dab_r50_patterns", "dab_r50", "dab_detr_r50.yaml with MODEL.DAB_DETR.NUM_PATTERNS 3"),
+        (
+            "deformable_single_scale",
+            "deformable",
+            "deformable_detr_r50.yaml with MODEL.DEFORMABLE_DETR.NUM_LEVELS 1 "
+            "MODEL.DEFORMABLE_DETR.IN_FEATURES '(\"res5\",)'",
+        ),
+        ("deformable", "deformable_single_scale", "deformable_detr_r50.yaml"),
         ("dab_r50", "detr_r50", "dab_detr_r50.yaml"),
         ("detr_r50", "deformable", "detr_r50.yaml"),
     ],
@@ -138,12 +146,36 @@ def test_other_architecture(tmp_path, file, model, config, converted):
     assert f": use --config-file configs/coco/{config} (what differs: MODEL." in message
 
 
+@pytest.mark.parametrize("variant", ["detr_r50", "deformable", "dab_r50"])
+def test_other_depth(tmp_path, variant):
+    """Two layers more than the config builds, or four less, on either side alike."""
+    for layers in (2, 8):
+        path = save(tmp_path / "a.pth", small_tensors(variant, layers=layers))
+        message = error_of(small_model(variant), path)
+        settings = f"MODEL.DETR.ENC_LAYERS {layers} MODEL.DETR.DEC_LAYERS {layers}"
+        assert f"it holds {TITLES[variant]}, the config builds another: use --config-file" in message
+        assert f".yaml with {settings} (what differs: {settings})" in message
+
+
+def test_groups_of_queries(tmp_path):
+    """An official file has one."""
+    path = save(tmp_path / "a.pth", small_tensors("detr_r50"))
+    message = error_of(small_model("detr_r50", "MODEL.DETR.QUERY_GROUPS", 3), path)
+    assert "the config builds another: use --config-file configs/coco/detr_r50.yaml (what" in message
+    assert message.endswith("(what differs: MODEL.DETR.QUERY_GROUPS 1)")
+
+
 @pytest.mark.parametrize(
     ("file", "model", "settings"),
     [
         ("deformable_two_stage", "deformable_refine", "MODEL.DEFORMABLE_DETR.TWO_STAGE True"),
         ("deformable_refine", "deformable", "MODEL.DEFORMABLE_DETR.BOX_REFINEMENT True"),
         ("deformable", "deformable_refine", "MODEL.DEFORMABLE_DETR.BOX_REFINEMENT False"),
+        (
+            "deformable_single_scale",
+            "deformable",
+            "MODEL.DEFORMABLE_DETR.NUM_LEVELS 1 MODEL.DEFORMABLE_DETR.IN_FEATURES '(\"res5\",)'",
+        ),
         ("detr_r50", "dab_r50", "MODEL.META_ARCHITECTURE Detr"),
         ("detr_r101", "detr_r50", "MODEL.RESNETS.DEPTH 101"),
     ],

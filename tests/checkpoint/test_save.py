@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
+from tests.checkpoint.small_detr import make_detr
 
 
 def fill(model, value):
@@ -72,6 +73,15 @@ def test_crash_between_checkpoint_and_tag_keeps_the_old_tag(model, tmp_path, mon
         checkpointer.save("new")
     assert checkpointer.get_checkpoint_file() == str(tmp_path / "old.pth")
     assert load_tensors(tmp_path / "new.pth")["model"]
+
+
+def test_query_groups_are_told(tmp_path):
+    """The rows of the queries do not tell how many groups they are of."""
+    for groups in (1, 3):
+        SafeCheckpointer(make_detr(QUERY_GROUPS=groups), str(tmp_path)).save(f"groups_{groups}")
+        assert load_tensors(tmp_path / f"groups_{groups}.pth")["query_groups"] == groups
+    SafeCheckpointer(nn.Linear(2, 3), str(tmp_path)).save("linear")
+    assert "query_groups" not in load_tensors(tmp_path / "linear.pth")
 
 
 def test_without_tag_the_last_checkpoint_stays(model, tmp_path):

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from fisher_detr import add_fisher_detr_config
-from tests.oracles import hf_detectors
+from tests.oracles import hf_detectors, hf_names
 
 NUM_CLASSES = 5
 NUM_QUERIES = 10
@@ -88,7 +88,7 @@ def make_pair(variant: str) -> tuple[nn.Module, nn.Module]:
     """A detector and transformers' with the same weights, in eval mode."""
     oracle = VARIANTS[variant].build_oracle(NUM_CLASSES, queries=NUM_QUERIES, **VARIANTS[variant].options)
     model = make_detector(variant).eval()
-    model.load_state_dict(hf_detectors.to_our_names(oracle.state_dict()), strict=True)
+    model.load_state_dict(hf_names.to_our_names(oracle.state_dict()), strict=True)
     return model, oracle
 
 

@@ -17,6 +17,7 @@ VARIANTS = {
     "deformable": ({"family": "deformable"}, 561),
     "deformable_refine": ({"family": "deformable", "refine": True}, 597),
     "deformable_two_stage": ({"family": "deformable", "refine": True, "two_stage": True}, 630),
+    "deformable_single_scale": ({"family": "deformable", "levels": 1}, 549),
     "deformable_r101": ({"family": "deformable", "depth": 101}, 816),
     "dab_r50": ({"family": "dab"}, 590),
     "dab_r50_patterns": ({"family": "dab", "patterns": 3}, 591),
@@ -132,16 +133,17 @@ def detr(channels, rows, dim=256, hidden=2048, queries=100, layers=6):
     return shapes | {"input_proj.weight": (dim, channels, 1, 1)}
 
 
-def deformable(channels, rows, dim=256, hidden=1024, queries=300, layers=6, refine=False, two_stage=False):
-    shapes = {"transformer.level_embed": (4, dim)}
+def deformable(
+    channels, rows, dim=256, hidden=1024, queries=300, layers=6, levels=4, refine=False, two_stage=False
+):
+    shapes = {"transformer.level_embed": (levels, dim)}
     for i in range(layers):
         encoder, decoder = f"transformer.encoder.layers.{i}", f"transformer.decoder.layers.{i}"
-        shapes |= sampling(f"{encoder}.self_attn", dim) | feed_forward(encoder, dim, hidden, 2)
-        shapes |= sampling(f"{decoder}.cross_attn", dim) | attention(f"{decoder}.self_attn", dim)
+        shapes |= sampling(f"{encoder}.self_attn", dim, levels) | feed_forward(encoder, dim, hidden, 2)
+        shapes |= sampling(f"{decoder}.cross_attn", dim, levels) | attention(f"{decoder}.self_attn", dim)
         shapes |= feed_forward(decoder, dim, hidden, 3)
-    for level, (inputs, kernel) in enumerate(
-        [(channels // 4, 1), (channels // 2, 1), (channels, 1), (channels, 3)]
-    ):
+    four = [(channels // 4, 1), (channels // 2, 1), (channels, 1), (channels, 3)]
+    for level, (inputs, kernel) in enumerate(four if levels == 4 else [(channels, 1)]):
         shapes[f"input_proj.{level}.0.weight"] = (dim, inputs, kernel, kernel)
         shapes |= {f"input_proj.{level}.0.bias": (dim,), **norm(f"input_proj.{level}.1", dim)}
     count = layers + 1 if two_stage else layers
@@ -160,7 +162,7 @@ def deformable(channels, rows, dim=256, hidden=1024, queries=300, layers=6, refi
     )
 
 
-def sampling(name, dim, heads=8, levels=4, points=4):
+def sampling(name, dim, levels, heads=8, points=4):
     samples = heads * levels * points
     shapes = linear(f"{name}.sampling_offsets", 2 * samples, dim)
     shapes |= linear(f"{name}.attention_weights", samples, dim)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fisher_detr.checkpoint import load_tensors
-from tests.checkpoint.official_models import small_tensors
+from tests.checkpoint.official_models import small_model, small_tensors
 
 
 @pytest.fixture
@@ -86,6 +86,22 @@ def test_options(official, tmp_path, capsys):
     )
 
 
+def test_groups_of_queries(tmp_path, capsys):
+    model = small_model("detr_r50", "MODEL.DETR.QUERY_GROUPS", 3)
+    torch.save({"model": model.state_dict()}, tmp_path / "ours.pth")
+    back = ("--output", tmp_path / "back.pth")
+    assert "give --num-queries N with" in error(tmp_path / "ours.pth", "--to-official", *back)
+    run(tmp_path / "ours.pth", "--to-official", "--num-queries", 6, *back)
+    told = "3 groups of queries: back.queries.safetensors has all but the first\n"
+    assert told in capsys.readouterr().out
+    assert len(load_tensors(tmp_path / "back.pth")["model"]["query_embed.weight"]) == 6
+    run(tmp_path / "back.pth", "--output", tmp_path / "again.pth")
+    again = capsys.readouterr().out
+    assert told in again
+    assert "it fits configs/coco/detr_r50.yaml with MODEL.DETR.QUERY_GROUPS 3\n" in again
+    assert len(load_tensors(tmp_path / "again.pth")["model"]["query_embed.weight"]) == 18
+
+
 def test_mistakes_are_one_line(official, tmp_path):
     output = ("--output", tmp_path / "a.pth")
     assert "gone.pth does not exist" in error(tmp_path / "gone.pth", *output)
@@ -117,6 +133,7 @@ def test_keys_without_a_place_are_listed(tmp_path, capsys):
         ("--to-official", "--dc5"),
         ("--to-official", "--classes", "reinit"),
         ("--dropped", "x"),
+        ("--num-queries", "6"),
         ("--classes", "keep"),
     ],
 )
