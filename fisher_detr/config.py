@@ -130,6 +130,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # Learning rate of the sampling offsets and reference points of Deformable DETR, as a part of BASE_LR.
     cfg.SOLVER.SAMPLING_MULTIPLIER = 1.0
+    # Learning rate of learned quantizer scales, as a part of BASE_LR: Adam moves every parameter by about the
+    # learning rate a step, whatever its size, and a scale is some hundredth.
+    cfg.SOLVER.SCALE_MULTIPLIER = 0.1
 
 
 def _add_critical(cfg: CN) -> None:
@@ -139,6 +142,8 @@ def _add_critical(cfg: CN) -> None:
     critical.SETS = ("supercategories",)
     # The set C of the critical objective L_F, in the same form. Empty: no critical objective.
     critical.TARGET = ""
+    # Weight of L_F as one more loss in training (re-weighting). 0: none.
+    critical.TRAIN_WEIGHT = 0.0
     # Box losses of L_F (open in the paper): those of objects of the "critical" categories, or of "all". Boxes
     # weigh most in the loss: with all of them L_F differs little from L_A, and so do the plans.
     critical.BOX_LOSS = "critical"
@@ -169,6 +174,60 @@ def _add_quantization(cfg: CN) -> None:
     # Images sampled from DATASETS.TRAIN, for activation ranges and for the Fisher information.
     quant.CALIBRATION.NUM_IMAGES = 256
     quant.CALIBRATION.SEED = 0
+    _add_training(quant)
+
+
+def _add_training(quant: CN) -> None:
+    qat = quant.QAT = CN()
+    # Train the quantized model: it starts from MODEL.WEIGHTS, quantized as ALLOCATION says.
+    qat.ENABLED = False
+    # What becomes of scales in training: "fixed" as calibrated, "minmax", learned steps "lsq"; of activations
+    # also learned clipping bounds "pact".
+    qat.WEIGHT_SCALE = "lsq"
+    qat.ACTIVATION_SCALE = "lsq"
+    # Let LSQ's weight scales start at 2 mean|w| / sqrt(qmax) as in its paper, not as they were calibrated.
+    qat.START_STEPS = False
+    # Part of the newest batch in the moving average of "minmax" activations.
+    qat.RANGE_MOMENTUM = 0.01
+    # Iterations that only record activations and set their ranges anew; 0: those of the calibration.
+    qat.OBSERVE_ITERS = 0
+    # Iteration from which all scales stay as they are; 0: never.
+    qat.FREEZE_RANGES_ITER = 0
+    # Iteration from which batch norms that are not frozen keep their statistics; 0: never.
+    qat.FREEZE_NORMS_ITER = 0
+    penalty = qat.PENALTY = CN()
+    # lambda of lambda tr(I_F). 0: no penalty.
+    penalty.WEIGHT = 0.0
+    # The Fisher information of the "critical" objective of CRITICAL.TARGET, or of the "overall" one.
+    penalty.OBJECTIVE = "critical"
+    # "exact" (double backward) or "finite_difference".
+    penalty.METHOD = "finite_difference"
+    # "per_image": the trace. "minibatch": the squared norm of the mean gradient, which is not the trace.
+    penalty.ESTIMATE = "per_image"
+    # Iterations k between two evaluations; the gradient is multiplied by k.
+    penalty.INTERVAL = 4
+    # Step of the finite difference: by which part of itself the slope alone would raise the loss.
+    penalty.RADIUS = 0.05
+    # Prefixes of the paths of the layers whose weights count. Empty: all quantized layers.
+    penalty.PARAMS = ()
+    # Iterations over which lambda grows from 0.
+    penalty.WARMUP_ITERS = 0
+    # Divide by the mean trace of the warm-up: lambda is then the penalty of the model at the start, in the
+    # loss' unit, whatever the model.
+    penalty.NORMALIZE = True
+    # Greatest norm of the penalty's gradient, before the factor k; 0: any. SOLVER.CLIP_GRADIENTS leaves the
+    # penalty out.
+    penalty.CLIP_NORM = 0.1
+    distill = qat.DISTILL = CN()
+    # Distil from the model in full precision.
+    distill.ENABLED = False
+    # Checkpoint of the teacher. Empty: MODEL.WEIGHTS.
+    distill.TEACHER = ""
+    # Weights of the divergence of the class probabilities and of the L1 distance of the boxes.
+    distill.CLASS_WEIGHT = 1.0
+    distill.BOX_WEIGHT = 1.0
+    # Logits are divided by it, and the divergence multiplied by its square.
+    distill.TEMPERATURE = 1.0
 
 
 def _add_allocation(cfg: CN) -> None:

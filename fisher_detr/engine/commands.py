@@ -8,18 +8,14 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
+from fisher_detr.checkpoint import SafeCheckpointer
 from fisher_detr.engine.defaults import save_config, setup
-from fisher_detr.engine.post_training import (
-    float_model_for_quantization,
-    insert_quantizers,
-    run_post_training,
-)
-from fisher_detr.engine.quant_settings import QuantSettings
+from fisher_detr.engine.post_training import run_post_training
+from fisher_detr.engine.qat import is_quantized, quantize_for_training
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.files import remove_leftovers
 from fisher_detr.modeling import DetrBase
-from fisher_detr.structures import BitAllocation
+from fisher_detr.quantization import fix_scales
 
 QUANTIZED_NAME = "model_quantized"
 
@@ -34,7 +30,7 @@ def run_training_command(args: argparse.Namespace) -> dict[str, Any]:
         the metrics of the last evaluation.
     """
     cfg = setup(args)
-    if not (args.eval_only or cfg.QUANT.ENABLED):
+    if not args.eval_only and (cfg.QUANT.QAT.ENABLED or not cfg.QUANT.ENABLED):
         return train(cfg, args.resume)
     if not args.eval_only:
         return evaluate(cfg, quantize(cfg))
@@ -56,10 +52,44 @@ def train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
         )
     if comm.is_main_process():
         remove_leftovers(cfg.OUTPUT_DIR)
+    if cfg.QUANT.QAT.ENABLED:
+        cfg = quantized_start(cfg, resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     save_config(cfg)
     return trainer.train()
+
+
+def quantized_start(cfg: CfgNode, resume: bool = False) -> CfgNode:
+    """Quantize MODEL.WEIGHTS in `OUTPUT_DIR/start`, unless it is quantized already.
+
+    Returns:
+        the config of a training that starts from there, and whose teacher is MODEL.WEIGHTS as it was.
+
+    Raises:
+        ValueError: MODEL.WEIGHTS is empty; or distillation has no teacher in full precision.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to quantize and train")
+    training = cfg.clone()
+    training.defrost()
+    training.MODEL.BACKBONE.WEIGHTS = ""  # the whole model has its weights
+    if not is_quantized(cfg.MODEL.WEIGHTS):
+        start = cfg.clone()
+        start.defrost()
+        start.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "start")
+        training.MODEL.WEIGHTS = os.path.join(start.OUTPUT_DIR, f"{QUANTIZED_NAME}.pth")
+        training.QUANT.QAT.DISTILL.TEACHER = cfg.QUANT.QAT.DISTILL.TEACHER or cfg.MODEL.WEIGHTS
+        if comm.is_main_process() and not (resume and os.path.exists(training.MODEL.WEIGHTS)):
+            quantize(start)
+        comm.synchronize()
+    elif cfg.QUANT.QAT.DISTILL.ENABLED and not cfg.QUANT.QAT.DISTILL.TEACHER:
+        raise ValueError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is quantized already: name the checkpoint in full precision "
+            "in QUANT.QAT.DISTILL.TEACHER"
+        )
+    training.freeze()
+    return training
 
 
 def evaluate(cfg: CfgNode, model: DetrBase) -> dict[str, Any]:
@@ -78,7 +108,7 @@ def evaluate(cfg: CfgNode, model: DetrBase) -> dict[str, Any]:
 
 def load_float(cfg: CfgNode, resume: bool = False) -> DetrBase:
     """The model in full precision with the weights of MODEL.WEIGHTS or, to resume, of the last checkpoint."""
-    model = Trainer.build_model(cfg)
+    model = Trainer.build_float_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate or quantize")
@@ -104,7 +134,7 @@ def quantize(cfg: CfgNode) -> DetrBase:
 
 
 def load_quantized(cfg: CfgNode) -> DetrBase:
-    """A quantized model from a file that `quantize` wrote.
+    """A quantized model from a file that `quantize` or a quantization-aware training wrote.
 
     Raises:
         FileNotFoundError: no such file.
@@ -112,14 +142,13 @@ def load_quantized(cfg: CfgNode) -> DetrBase:
     """
     if not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"checkpoint {cfg.MODEL.WEIGHTS!r} does not exist: check MODEL.WEIGHTS")
-    bits = load_tensors(cfg.MODEL.WEIGHTS).get("bits")
-    if bits is None:
+    if not is_quantized(cfg.MODEL.WEIGHTS):
         raise ValueError(
             f"checkpoint {cfg.MODEL.WEIGHTS} is in full precision: leave out --eval-only to quantize it, "
             "or QUANT.ENABLED to evaluate it as it is"
         )
-    settings = QuantSettings.from_config(cfg)
-    model = float_model_for_quantization(Trainer.build_model(cfg), settings.fold_norm)
-    insert_quantizers(model, BitAllocation(bits, size_bytes=0, budget_bytes=0), settings)
+    model = Trainer.build_float_model(cfg)
+    quantize_for_training(cfg, model)
     SafeCheckpointer(model, cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
-    return model
+    fix_scales(model)
+    return model.eval()

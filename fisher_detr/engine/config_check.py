@@ -11,8 +11,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
+from fisher_detr.engine.qat_settings import (
+    PenaltyObjective,
+    distillation_settings,
+    penalty_settings,
+    schedule,
+)
+from fisher_detr.fisher import PenaltyMethod, TraceEstimate
 from fisher_detr.modeling import BoxLoss
-from fisher_detr.quantization import RangeMethod
+from fisher_detr.quantization import RangeMethod, ScaleTraining
 from fisher_detr.structures import (
     MAX_BITS,
     MIN_BITS,
@@ -36,6 +43,11 @@ _CHOICES: dict[str, type[enum.StrEnum]] = {
     "ALLOCATION.ARM": Arm,
     "ALLOCATION.SENSITIVITY": SensitivityForm,
     "ALLOCATION.COMBINE": Combination,
+    "QUANT.QAT.WEIGHT_SCALE": ScaleTraining,
+    "QUANT.QAT.ACTIVATION_SCALE": ScaleTraining,
+    "QUANT.QAT.PENALTY.METHOD": PenaltyMethod,
+    "QUANT.QAT.PENALTY.ESTIMATE": TraceEstimate,
+    "QUANT.QAT.PENALTY.OBJECTIVE": PenaltyObjective,
 }
 # Keys of Detectron2 that nothing here reads, and what to set instead.
 _IGNORED = {
@@ -60,13 +72,15 @@ def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> Non
     mistakes = [*_choices(cfg), *_crop(cfg), *_widths(cfg), *_clipping(cfg)]
     mistakes += [*_data_sets(cfg), *_class_lists(cfg)]
     mistakes += _critical_sets(cfg, "CRITICAL.SETS", "TEST", resolve_category_sets)
-    quantizes = "TRAIN" in splits and cfg.QUANT.ENABLED
-    trains = "TRAIN" in splits and not cfg.QUANT.ENABLED
+    quantizes = "TRAIN" in splits and (cfg.QUANT.ENABLED or cfg.QUANT.QAT.ENABLED)
+    trains = "TRAIN" in splits and (cfg.QUANT.QAT.ENABLED or not cfg.QUANT.ENABLED)
     mistakes += _dilation(cfg)
     if quantizes:
         mistakes += [*_quantization(cfg), *_allocation(cfg)]
     if trains:
-        mistakes += _mixed_precision(cfg)
+        mistakes += [*_mixed_precision(cfg), *_critical_training(cfg)]
+        if cfg.QUANT.QAT.ENABLED and not mistakes:  # what follows reads choices
+            mistakes += _quantized_training(cfg)
     if mistakes:
         raise ValueError("config: " + "; ".join(mistakes))
     for warning in [*_without_effect(cfg), *(_frozen_at_random(cfg) if trains else ())]:
@@ -205,6 +219,38 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
         yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
     elif keys.ARM == Arm.FISHER_CRITICAL:
         yield "CRITICAL.TARGET is empty: ALLOCATION.ARM fisher_critical needs a critical set, name it there"
+
+
+def _critical_training(cfg: CfgNode) -> Iterator[str]:
+    weight, penalty = cfg.CRITICAL.TRAIN_WEIGHT, cfg.QUANT.QAT.PENALTY
+    if not 0 <= weight < float("inf"):
+        yield f"CRITICAL.TRAIN_WEIGHT is {weight:g}, expected 0 (none) or more"
+    of_critical = penalty.WEIGHT and penalty.OBJECTIVE == PenaltyObjective.CRITICAL
+    wants = ["CRITICAL.TRAIN_WEIGHT"] if weight else []
+    wants += ["QUANT.QAT.PENALTY"] if cfg.QUANT.QAT.ENABLED and of_critical else []
+    if not wants:
+        return
+    if not cfg.CRITICAL.TARGET:
+        yield f"CRITICAL.TARGET is empty: {' and '.join(wants)} needs a critical set, name it there"
+    else:
+        yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
+
+
+def _quantized_training(cfg: CfgNode) -> Iterator[str]:
+    keys = cfg.QUANT.QAT
+    if keys.WEIGHT_SCALE == ScaleTraining.PACT:
+        yield "QUANT.QAT.WEIGHT_SCALE is 'pact', which is about activations: take 'lsq'"
+    if not 0 < keys.RANGE_MOMENTUM <= 1:
+        yield f"QUANT.QAT.RANGE_MOMENTUM is {keys.RANGE_MOMENTUM:g}, expected above 0 and at most 1"
+    for name, build in (
+        ("QUANT.QAT.PENALTY", penalty_settings),
+        ("QUANT.QAT.DISTILL", distillation_settings),
+        ("QUANT.QAT", schedule),
+    ):
+        try:
+            build(cfg)
+        except ValueError as error:
+            yield f"{name}: {error}"
 
 
 def _without_effect(cfg: CfgNode) -> Iterator[str]:

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 # Parts of names whose gradients sum over many points: Deformable DETR lets them learn slowly.
 SAMPLING_NAMES = ("sampling_offsets", "reference_points")
+# End of the names of learned quantizer scales.
+SCALE_NAME = "_quantizer.scale"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ParameterGroups:
         weight_decay: of all parameters but those below.
         norm_decay: of the parameters of norms; None: as all others, as in the originals.
         bias_decay: of other biases; None: as all others.
+        scales: factor for learned scales of quantizers, which have no weight decay.
     """
 
     backbone: float = 1.0
@@ -30,6 +32,7 @@ class ParameterGroups:
     weight_decay: float = 0.0
     norm_decay: float | None = None
     bias_decay: float | None = None
+    scales: float = 1.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ParameterGroups":
@@ -41,6 +44,7 @@ class ParameterGroups:
             solver.WEIGHT_DECAY,
             solver.WEIGHT_DECAY_NORM,
             solver.WEIGHT_DECAY_BIAS,
+            solver.SCALE_MULTIPLIER,
         )
 
     def of(self, model: nn.Module, base_lr: float) -> list[dict]:
@@ -54,11 +58,15 @@ class ParameterGroups:
         return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
 
     def _factor(self, name: str) -> float:
+        if name.endswith(SCALE_NAME):
+            return self.scales
         if name.startswith("backbone."):
             return self.backbone
         return self.sampling if any(part in name for part in SAMPLING_NAMES) else 1.0
 
     def _decay(self, name: str, in_norm: bool) -> float:
+        if name.endswith(SCALE_NAME):
+            return 0.0
         special = None
         if in_norm:
             special = self.norm_decay
@@ -100,14 +108,39 @@ def build_optimizer(
         # A pre-hook clips what the step uses. A fused optimizer takes gradients that are scaled for mixed
         # precision and divides them itself; without this mark the scaler does so before the step.
         optimizer._step_supports_amp_scaling = False
-        every = [parameter for group in params for parameter in group["params"]]
-        optimizer.register_step_pre_hook(partial(_clip, every, clip_norm))
+        optimizer.gradient_clip = GradientClip(
+            [parameter for group in params for parameter in group["params"]], clip_norm
+        )
+        optimizer.register_step_pre_hook(optimizer.gradient_clip)
     return optimizer
+
+
+class GradientClip:
+    """Scales the gradient of the whole model down to a norm, but for a part that is told before."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], norm: float):
+        """Args are the parameters and the greatest L2 norm of their gradient."""
+        self.parameters = list(parameters)
+        self.norm = norm
+        self._apart: list[tuple[nn.Parameter, Tensor]] = []
+
+    def keep_apart(self, gradients: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+        """Leave a part of the next step's gradients out of the norm and unscaled: it is clipped elsewhere.
+
+        Args:
+            gradients: parameters, and what of their gradients is that part; may be called several times.
+        """
+        self._apart += gradients
+
+    def __call__(self, *_) -> None:
+        """Clip."""
+        for parameter, part in self._apart:
+            parameter.grad -= part
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.norm)
+        for parameter, part in self._apart:
+            parameter.grad += part
+        self._apart = []
 
 
 def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._NormBase)
-
-
-def _clip(parameters: Iterable[nn.Parameter], norm: float, *_) -> None:
-    torch.nn.utils.clip_grad_norm_(parameters, norm)

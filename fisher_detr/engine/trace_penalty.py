@@ -28,7 +28,7 @@ class PenaltySettings:
         method: exact or finite difference.
         estimate: per image or minibatch.
         interval: k >= 1: once in k iterations, with k times the gradient.
-        radius: by which part of itself the slope alone would raise the loss over the finite difference's step.
+        radius: by which part of itself the slope alone would raise the loss over the step of the difference.
         layers: prefixes of the paths of the quantized layers whose weights count; empty: all.
         warmup_iters: iterations over which lambda grows from 0.
         normalize: divide by the mean trace of the warm-up: lambda is the penalty of the model at the start.
@@ -39,7 +39,7 @@ class PenaltySettings:
     method: PenaltyMethod = PenaltyMethod.FINITE_DIFFERENCE
     estimate: TraceEstimate = TraceEstimate.PER_IMAGE
     interval: int = 4
-    radius: float = 1e-2
+    radius: float = 0.05
     layers: tuple[str, ...] = ()
     warmup_iters: int = 0
     normalize: bool = True

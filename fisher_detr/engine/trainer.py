@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_backbone
 from fisher_detr.data import DetrDatasetMapper
+from fisher_detr.engine.hooks import unwrapped
 from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
+from fisher_detr.engine.qat import add_training_terms, build_hook, load_teacher, quantize_for_training
 from fisher_detr.evaluation import CriticalCategoryEvaluator
 
 
@@ -30,6 +32,11 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """Build model, optimizer, data and hooks from a frozen config."""
         super().__init__(cfg)
+        model = unwrapped(self.model)
+        teacher = None
+        if cfg.QUANT.QAT.ENABLED and cfg.QUANT.QAT.DISTILL.ENABLED:
+            teacher = load_teacher(cfg, self.build_float_model(cfg))
+        add_training_terms(cfg, model, teacher)
         self.model.register_forward_hook(refuse_non_finite)
 
     def train(self) -> dict[str, Any]:
@@ -53,7 +60,10 @@ class Trainer(DefaultTrainer):
         self.checkpointer = SafeCheckpointer(
             self.model, self.cfg.OUTPUT_DIR, backbone_only=True, trainer=trainer
         )
-        return super().build_hooks()
+        hooks = super().build_hooks()
+        if self.cfg.QUANT.QAT.ENABLED:
+            hooks.insert(1, build_hook(self.cfg))  # before what saves and evaluates, after the timer
+        return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint, or start from MODEL.WEIGHTS and MODEL.BACKBONE.WEIGHTS."""
@@ -61,6 +71,19 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         if self.cfg.MODEL.BACKBONE.WEIGHTS and not resumes:
             load_backbone(self.checkpointer.model.backbone, self.cfg.MODEL.BACKBONE.WEIGHTS)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model to train: quantized where QUANT.QAT is enabled."""
+        model = cls.build_float_model(cfg)
+        if cfg.QUANT.QAT.ENABLED:
+            quantize_for_training(cfg, model)
+        return model
+
+    @classmethod
+    def build_float_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model in full precision."""
+        return super().build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

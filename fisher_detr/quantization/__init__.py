@@ -4,6 +4,7 @@ from fisher_detr.quantization.calibration import (
     calibrate_activations,
     calibrate_weights,
     observe_activations,
+    observing,
     set_activation_ranges,
 )
 from fisher_detr.quantization.coverage import CoverageReport, ProductCoverage, WeightCoverage
@@ -11,9 +12,11 @@ from fisher_detr.quantization.fake_quantizer import (
     ActivationQuantizer,
     FakeQuantizer,
     WeightQuantizer,
+    activation_quantizers,
     bypassed,
 )
 from fisher_detr.quantization.fold import fold_batch_norm, freeze_batch_norm
+from fisher_detr.quantization.histogram import Histogram
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantConv2d, QuantizedLayer, QuantLinear
 from fisher_detr.quantization.packed import (
     PackedWeight,
@@ -37,6 +40,7 @@ from fisher_detr.quantization.scale_training import (
     fix_scales,
     keep_scales_positive,
     learn_scales,
+    learned_scales,
     start_steps,
     update_weight_scales,
 )

@@ -106,7 +106,7 @@ def observe_activations(
     kinds = (ActivationQuantizer,) if quantized_weights else (FakeQuantizer,)
     histograms: dict[str, Histogram] = {}
     num_batches = 0
-    with in_eval_mode(model), bypassed(model, *kinds), _observed(model, histograms), torch.no_grad():
+    with in_eval_mode(model), bypassed(model, *kinds), observing(model, histograms), torch.no_grad():
         for batch in batches:
             (forward or model)(batch)
             num_batches += 1
@@ -140,8 +140,8 @@ def set_activation_ranges(
 
 
 @contextlib.contextmanager
-def _observed(model: nn.Module, histograms: dict[str, Histogram]) -> Iterator[None]:
-    """Record the inputs of activation quantizers into `histograms`."""
+def observing(model: nn.Module, histograms: dict[str, Histogram]) -> Iterator[None]:
+    """Record the inputs of activation quantizers into `histograms`, by module path, in every pass within."""
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def record(module: nn.Module, inputs: tuple[Tensor]) -> None:

@@ -63,10 +63,35 @@ class Histogram:
             bins = (nonzero * (BINS / 2 / self.reach)).floor_().long() + BINS // 2
             self.counts += torch.bincount(bins, minlength=BINS).cpu()
 
+    def add(self, other: "Histogram") -> None:
+        """Add what another histogram has seen."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.zeros += other.zeros
+        if not other.reach:
+            return
+        counts = Histogram.from_state(other.state_dict())
+        for one, reach in ((self, counts.reach), (counts, self.reach)):
+            one._grow_to(max(one.reach, reach))
+        self.counts += counts.counts
+
+    def state_dict(self) -> dict[str, Tensor | float]:
+        """What `from_state` restores."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor | float]) -> "Histogram":
+        """A histogram that goes on from a state."""
+        histogram = cls()
+        vars(histogram).update(state)
+        histogram.counts = histogram.counts.clone()  # counted in place
+        return histogram
+
     def _grow(self, largest: float) -> None:
         if largest < self.reach or largest == 0:
             return
-        reach = 2.0 ** math.frexp(largest)[1]
+        self._grow_to(2.0 ** math.frexp(largest)[1])
+
+    def _grow_to(self, reach: float) -> None:
         while 0 < self.reach < reach:
             merged = self.counts.view(-1, 2).sum(dim=1)
             self.counts = torch.nn.functional.pad(merged, (BINS // 4, BINS // 4))

@@ -1,0 +1,123 @@
+"""Brings the Fisher-trace penalty into the loss dict of a model that is trained."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fisher_detr.engine.trace_penalty import FisherTracePenalty, trained
+from fisher_detr.fisher import SquaredNorm
+from fisher_detr.quantization import ActivationQuantizer, bypassed
+
+LOSS_NAME = "loss_fisher_trace"
+# A parameter, and a part of its gradient.
+Contribution = tuple[nn.Parameter, Tensor]
+
+
+@dataclasses.dataclass
+class Reference:
+    """Mean trace of the warm-up: what the penalty is divided by.
+
+    Attributes:
+        value: the mean so far.
+        count: traces in it.
+    """
+
+    value: float = 1.0
+    count: int = 0
+
+    def update(self, trace: float, warmup: float) -> None:
+        """Take a trace into the mean, in the warm-up or where there is none yet; a zero says nothing."""
+        if trace > 0 and (warmup < 1.0 or self.count == 0):
+            self.count += 1
+            self.value = trace if self.count == 1 else self.value + (trace - self.value) / self.count
+
+
+class PenaltyTerm:
+    """Adds `loss_fisher_trace` to the losses of a model, once in some iterations.
+
+    The penalty is computed before the forward pass of the training, so that one graph at a time is in memory.
+
+    Attributes:
+        due: compute it in the next training pass; otherwise add nothing.
+        warmup: part of lambda that counts by now.
+        trace: newest measurement, without lambda; None: none yet.
+    """
+
+    def __init__(self, penalty: FisherTracePenalty, told: Callable[[list[Contribution]], None] | None = None):
+        """Args are the penalty and who is told, in the backward pass, what it adds to the gradients."""
+        self.penalty = penalty
+        self.reference = Reference()
+        self.due = False
+        self.warmup = 1.0
+        self.trace: float | None = None
+        self._told = told
+        self._checked = False
+        self._found: SquaredNorm | None = None
+
+    def attach(self, model: nn.Module) -> contextlib.ExitStack:
+        """Watch the training passes of a model, which gives a dict of losses; close the result to stop."""
+        handles = contextlib.ExitStack()
+        handles.callback(model.register_forward_pre_hook(self._before).remove)
+        handles.callback(model.register_forward_hook(self._after).remove)
+        return handles
+
+    def _before(self, model: nn.Module, inputs: tuple) -> None:
+        self._found = None
+        if not (model.training and torch.is_grad_enabled()):
+            return
+        if not self._checked:
+            # In the first pass, whenever the penalty begins. Quantizers without a scale are passed by.
+            self._checked = True
+            with contextlib.nullcontext() if self.due else bypassed(model, ActivationQuantizer):
+                self.penalty.measure(model, inputs[0][:1])
+        if self.due:
+            self._found = self.penalty.measure(model, inputs[0])
+
+    def _after(self, model: nn.Module, _inputs: tuple, losses: Any) -> Any:
+        if self._found is None:
+            return losses
+        found, self._found = self._found, None
+        self.trace = found.value.item()
+        weight = self._weight()
+        gradients = self._scaled(found.gradients, weight)
+        return losses | {
+            LOSS_NAME: _WithGradient.apply(weight * found.value, gradients, self._told, *trained(model))
+        }
+
+    def _weight(self) -> float:
+        """Lambda by now, over the reference trace."""
+        settings = self.penalty.settings
+        if settings.normalize:
+            self.reference.update(self.trace, self.warmup)
+        return settings.weight * self.warmup / (self.reference.value if settings.normalize else 1.0)
+
+    def _scaled(self, gradients: tuple[Tensor, ...], weight: float) -> list[Tensor]:
+        """Gradients of `weight x` scaled down to the greatest norm, then times the interval."""
+        settings = self.penalty.settings
+        factor = weight * settings.interval
+        if settings.clip_norm:
+            norm = weight * torch.stack(torch._foreach_norm(list(gradients))).norm()
+            factor *= (settings.clip_norm / norm.clamp(min=settings.clip_norm)).item()
+        return list(torch._foreach_mul(list(gradients), factor))
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value whose gradients are given."""
+
+    @staticmethod
+    def forward(
+        ctx, value: Tensor, gradients: list[Tensor], told: Callable | None, *parameters: nn.Parameter
+    ) -> Tensor:
+        ctx.gradients, ctx.told, ctx.parameters = gradients, told, parameters
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts = [grad * gradient for gradient in ctx.gradients]
+        if ctx.told:
+            ctx.told(list(zip(ctx.parameters, parts, strict=True)))
+        return None, None, None, *parts
