@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
@@ -95,12 +96,21 @@ def measure(model: str, implementation: str, args: argparse.Namespace) -> dict[s
 
 def our_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
     """This project's model of a committed config, and its total loss on the images."""
-    cfg = load_config(
+    model, batch = Trainer.build_model(our_config(name, args)).train(), our_batch(args)
+    return model, lambda: sum(model(batch).values())
+
+
+def our_config(name: str, args: argparse.Namespace) -> CfgNode:
+    """The committed config of a model on COCO, without data."""
+    return load_config(
         str(ROOT / "configs" / "coco" / f"{name}.yaml"),
         ["MODEL.DETR.NUM_CLASSES", NUM_CLASSES, "DATASETS.TRAIN", (), "DATASETS.TEST", ()]
         + ["MODEL.DEVICE", args.device, "MODEL.WEIGHTS", ""],
     )
-    model = Trainer.build_model(cfg).train()
+
+
+def our_batch(args: argparse.Namespace) -> list[dict]:
+    """The images as this project's models take them."""
     pixels, classes, boxes = problem(args)
     batch = []
     for image, c, b in zip(pixels, classes, boxes, strict=True):
@@ -108,7 +118,7 @@ def our_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Callable[[
         corners = torch.cat([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], 1) * args.size
         instances.gt_boxes, instances.gt_classes = Boxes(corners), c
         batch.append({"image": image, "instances": instances})
-    return model, lambda: sum(model(batch).values())
+    return batch
 
 
 def their_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:

@@ -23,7 +23,7 @@ def load(path: Path, *overrides):
 
 PATHS = sorted(CONFIGS.rglob("*.yaml"))
 NAMES = [str(path.relative_to(CONFIGS)) for path in PATHS]
-MODELS = [path for path in PATHS if not path.stem.startswith("Base-") and not path.stem.endswith("_ptq")]
+MODELS = [p for p in PATHS if not p.stem.startswith("Base-") and not p.stem.endswith(("_ptq", "_qat"))]
 
 
 def complete(path: Path, folder: Path) -> Path:

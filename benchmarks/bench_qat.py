@@ -1,0 +1,195 @@
+#!/usr/bin/env python
+"""Speed and peak memory of quantization-aware training, with and without the Fisher-trace penalty.
+
+    python -m benchmarks.bench_qat --output benchmarks/results/qat_cpu.json
+
+A step is that of Detectron2's SimpleTrainer with QATHook: forward, losses of all decoder layers, backward,
+clipping, fused AdamW, on a ResNet-50 whose stem and first stage are frozen. Weights are random, 4 bits wide,
+activations 8 bits, scales learned (LSQ). Times are means over whole intervals. Variants take turns, each in a
+process of its own; its peak memory is the resident one (on a GPU: torch's peak).
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from detectron2.engine import HookBase, SimpleTrainer
+
+from benchmarks.bench_models import MODELS, NUM_CLASSES, ROOT, our_batch, our_config
+from fisher_detr.engine import Trainer, environment
+from fisher_detr.engine.hooks import QATHook
+from fisher_detr.engine.objectives import DetrObjective
+from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
+from fisher_detr.engine.qat import prepare
+from fisher_detr.engine.scale_phases import QATSchedule
+from fisher_detr.engine.trace_penalty import FisherTracePenalty, PenaltySettings
+from fisher_detr.files import write_json
+from fisher_detr.fisher import PenaltyMethod, TraceEstimate
+from fisher_detr.quantization import calibrate_activations
+from fisher_detr.structures import CategorySet
+
+BITS, CLIP, WARMUP = 4, 0.1, 2
+HEADS = ("class_embed", "bbox_embed")
+CRITICAL = CategorySet("first", (0,), NUM_CLASSES)
+# Side and batch that each model is measured with.
+PROBLEMS = {"DETR": (512, 2), "DAB-DETR": (512, 2), "Deformable DETR": (320, 1)}
+INTERVALS = (1, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What is measured; without an estimate there is no penalty."""
+
+    quantized: bool
+    method: str = ""
+    estimate: str = ""
+    interval: int = 1
+
+    @property
+    def name(self) -> str:
+        """For a row."""
+        if not self.method:
+            return "QAT" if self.quantized else "plain"
+        return f"QAT + {self.method}, {self.estimate}, every {self.interval}"
+
+
+VARIANTS = [Variant(False), Variant(True)] + [
+    Variant(True, str(method), str(estimate), interval)
+    for method, estimate, interval in itertools.product(PenaltyMethod, TraceEstimate, INTERVALS)
+]
+
+
+class Clock(HookBase):
+    """Seconds of every iteration."""
+
+    def __init__(self, device: str):
+        """Wait for this device."""
+        self.seconds: list[float] = []
+        self._device = device
+
+    def before_step(self) -> None:
+        """Start."""
+        self._wait()
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Stop."""
+        self._wait()
+        self.seconds.append(time.perf_counter() - self._start)
+
+    def _wait(self) -> None:
+        if self._device != "cpu":
+            torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Parse the command line; measure everything, or one variant in this process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--size", type=int, help="side of the images; default: 512, Deformable 320")
+    parser.add_argument("--batch", type=int, help="default: 2, Deformable 1")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each variant")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of a turn: whole intervals")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", help="results file (JSON)")
+    parser.add_argument("--only", nargs=2, metavar=("MODEL", "INDEX"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only[0], VARIANTS[int(args.only[1])], args)))
+        return
+    results = describe(args, {model: take_turns(model, args) for model in args.models})
+    if args.output:
+        write_json(args.output, results)
+    print(json.dumps(results["tables"], indent=1))
+
+
+def take_turns(model: str, args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Measure the variants of one model one after the other, several times."""
+    turns: dict[str, list[dict]] = {variant.name: [] for variant in VARIANTS}
+    for _, index in itertools.product(range(args.rounds), range(len(VARIANTS))):
+        command = [sys.executable, "-m", "benchmarks.bench_qat", "--only", model, str(index)]
+        for key in ("size", "batch", "steps", "device"):
+            if getattr(args, key):
+                command += [f"--{key}", str(getattr(args, key))]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        found = json.loads(done.stdout.splitlines()[-1])
+        turns[VARIANTS[index].name].append(found)
+        print(model, VARIANTS[index].name, found, file=sys.stderr)
+    return turns
+
+
+def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict:
+    """Seconds of every step and peak memory of this process in bytes."""
+    size, batch_size = PROBLEMS[model_name]
+    args = argparse.Namespace(**vars(args) | {"size": args.size or size, "batch": args.batch or batch_size})
+    torch.manual_seed(0)
+    model, batch = Trainer.build_float_model(our_config(MODELS[model_name], args)), our_batch(args)
+    hooks: list[HookBase] = [Clock(args.device)]
+    if variant.quantized:
+        prepare(model, bits=BITS, skip=HEADS, fold_norm=True)
+        calibrate_activations(model, [batch])
+        hooks.append(QATHook(QATSchedule(), _penalty(variant), seed=0))
+    optimizer = build_optimizer(
+        model, ParameterGroups(weight_decay=1e-4), name="ADAMW", base_lr=1e-6, clip_norm=CLIP
+    )
+    trainer = SimpleTrainer(model, itertools.repeat(batch), optimizer)
+    trainer.register_hooks(hooks)
+    trainer.train(0, WARMUP * variant.interval + args.steps)
+    peak = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if args.device == "cpu"
+        else torch.cuda.max_memory_allocated()
+    )
+    return {"seconds": hooks[0].seconds[-args.steps :], "peak_bytes": peak}
+
+
+def _penalty(variant: Variant) -> FisherTracePenalty | None:
+    if not variant.method:
+        return None
+    settings = PenaltySettings(1.0, variant.method, variant.estimate, variant.interval)
+    return FisherTracePenalty(DetrObjective(CRITICAL), settings)
+
+
+def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) -> dict:
+    """The results file."""
+    tables = []
+    for model, of_model in turns.items():
+        seconds = {
+            name: statistics.median(statistics.mean(turn["seconds"]) for turn in found)
+            for name, found in of_model.items()
+        }
+        rows = [
+            [name, seconds[name], seconds[name] / seconds["plain"], seconds[name] / seconds["QAT"]]
+            + [max(turn["peak_bytes"] for turn in found) / 2**30]
+            for name, found in of_model.items()
+        ]
+        size, batch = PROBLEMS[model]
+        tables.append(
+            {
+                "caption": f"{model}, {args.size or size} pixels, batch {args.batch or batch}",
+                "columns": ["step", "seconds", "times plain", "times QAT", "memory (GiB)"],
+                "rows": rows,
+            }
+        )
+    return {
+        "title": "Steps of quantization-aware training",
+        "command": "python -m benchmarks.bench_qat " + shlex.join(sys.argv[1:]),
+        "text": [
+            f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; {args.rounds} turns of {args.steps} "
+            "steps after those that warm up; medians of means over whole intervals."
+        ],
+        "environment": environment(),
+        "tables": tables,
+    }
+
+
+if __name__ == "__main__":
+    main()
