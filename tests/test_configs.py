@@ -1,9 +1,11 @@
 """Every committed config is merged and built, and every kind of model and data set stepped once, shrunk."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from fisher_detr.engine import Trainer, load_config
@@ -27,11 +29,12 @@ MODELS = [p for p in PATHS if not p.stem.startswith("Base-") and not p.stem.ends
 
 
 def complete(path: Path, folder: Path) -> Path:
-    """A config itself; a base that knows no model, on top of DETR's."""
-    if "META_ARCHITECTURE" in path.read_text() or "_BASE_" in path.read_text():
+    """A config itself; a base that knows no model, on top of DETR's and of a quantization."""
+    if "META_ARCHITECTURE" in CfgNode.load_yaml_with_base(str(path)).get("MODEL", {}):
         return path
     whole = folder / path.name
-    whole.write_text(f'_BASE_: ["{CONFIGS / "Base-DETR.yaml"}", "{path}"]\n')
+    below = [CONFIGS / "Base-DETR.yaml", CONFIGS / "Base-PTQ.yaml", path]
+    whole.write_text(f"_BASE_: {json.dumps([str(part) for part in below])}\n")
     return whole
 
 
