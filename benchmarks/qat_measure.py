@@ -1,4 +1,4 @@
-"""What is measured of a quantization-aware training: accuracy, and loss and trace of the critical objective."""
+"""What is measured of a quantization-aware training: accuracy, loss and trace of the critical objective."""
 
 from pathlib import Path
 

@@ -25,6 +25,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
+from fisher_detr.checkpoint import GROUPS_KEY
 from fisher_detr.engine import (
     environment,
     evaluate,
@@ -79,14 +80,15 @@ def publish(args: argparse.Namespace) -> Path:
 def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
     """Evaluate a trained model; ship its weights without optimizer and schedule."""
     model = load_float(cfg)
-    weights = f"{SHIPPED}/{args.name}.pth"
-    command = _command(args, ["--eval-only"], {"MODEL.WEIGHTS": weights})
+    shipped = {"MODEL.WEIGHTS": f"{SHIPPED}/{args.name}.pth"}
+    command = _command(args, ["--eval-only"], shipped)
     entry = _entry(cfg, args, model, command, float_bytes(model))
     by_config = f"python tools/train_net.py --config-file {args.config_file}"
     training = Training(args.train_command or by_config, args.train_seconds)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{args.name}.pth")
-        torch.save({"model": {k: v.contiguous() for k, v in model.state_dict().items()}}, file)
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        torch.save({"model": weights, GROUPS_KEY: model.query_groups}, file)
         return write_entry(ZooEntry(**entry, training=training), file)
 
 

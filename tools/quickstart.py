@@ -1,13 +1,14 @@
 #!/usr/bin/env python
 """The whole path in one command: data, a detector, three ways to spend the same bytes, and a table.
 
-    tools/quickstart.py [--model detr|deformable|dab] [--output output/quickstart/detr] [--num-test 500]
+    tools/quickstart.py [--model detr|deformable|dab] [--qat] [--output output/quickstart/detr] [--num-test 500]
 
 Leaves `summary.json`, `detections.png` and what every arm has produced in the output folder.
 """
 
 import argparse
 import contextlib
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from fisher_detr.engine import (
     evaluate_full_precision,
     load_config,
     load_float,
+    train,
 )
 from fisher_detr.files import read_json, write_atomically, write_json
 from fisher_detr.report import Boxes2D, compare_detections
@@ -51,6 +53,8 @@ def main() -> None:
     parser.add_argument("--model", choices=CONFIGS, default="detr", help="the detector")
     parser.add_argument("--data", type=Path, default=FOLDER / "street", help="folder of the data set")
     parser.add_argument("--output", type=Path, help=f"default: {FOLDER.relative_to(ROOT)}/MODEL")
+    parser.add_argument("--qat", action="store_true", help="also train the uniform model on, for minutes")
+    parser.add_argument("--qat-iterations", type=int, help="default: those of the model's config")
     parser.add_argument("--num-test", type=int, default=500, help="test images to draw and evaluate")
     parser.add_argument("--num-train", type=int, default=2000, help="training images to draw")
     parser.add_argument("--num-calibration", type=int, default=256, help="of them, to quantize with")
@@ -60,15 +64,16 @@ def main() -> None:
     try:
         step(f"drawing street: {args.num_train} training and {args.num_test} test images")
         draw_street(args.data, args.num_train, args.num_test)
-        results = run(configure(CONFIGS[args.model], args.data, output, args.num_calibration), output)
+        cfg = configure(CONFIGS[args.model], args.data, output, args.num_calibration)
+        results = run(cfg, output, training_config(args, output) if args.qat else None)
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"quickstart: {error}")
     print(f"\n{results}\n\n{time.perf_counter() - start:.0f} seconds in all; {output}/ holds")
     print("  summary.json     these numbers\n  detections.png   detections before and after")
 
 
-def run(cfg: CfgNode, output: Path) -> str:
-    """Evaluate, quantize, evaluate again; returns the table."""
+def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> str:
+    """Evaluate, quantize, evaluate again, with a config of a training train and evaluate; returns the table."""
     with quiet(output / "log.txt"):
         step("full precision")
         results = [evaluate_full_precision(cfg, load_float(cfg))]
@@ -76,9 +81,31 @@ def run(cfg: CfgNode, output: Path) -> str:
         for arm in Arm:
             step(f"{arm} at the bytes of {cfg.ALLOCATION.AVERAGE_BITS:g} bits")
             results += evaluate_arms(cfg, quantizer, [arm], cfg.ALLOCATION.AVERAGE_BITS)
+        if training:
+            step(f"uniform, trained on for {training.SOLVER.MAX_ITER} iterations")
+            results.append(train_uniform(training, next(r for r in results if r.name == Arm.UNIFORM)))
     write_json(output / "summary.json", summary(cfg, results))
     draw_detections(cfg, results, output / "detections.png")
     return table(cfg, results)
+
+
+def training_config(args: argparse.Namespace, output: Path) -> CfgNode:
+    """The committed config of the quantization-aware training of the uniform model."""
+    config = CONFIGS[args.model].replace("_ptq", "_qat")
+    cfg = configure(config, args.data, output / "uniform_qat", args.num_calibration)
+    cfg.ALLOCATION.ARM = str(Arm.UNIFORM)
+    cfg.SOLVER.MAX_ITER = args.qat_iterations or cfg.SOLVER.MAX_ITER
+    return cfg
+
+
+def train_uniform(cfg: CfgNode, start: ArmResult) -> ArmResult:
+    """Train the uniform model on, anew each time."""
+    shutil.rmtree(cfg.OUTPUT_DIR, ignore_errors=True)
+    began = time.perf_counter()
+    metrics = dict(train(cfg)["bbox"])
+    folder = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0]
+    seconds = time.perf_counter() - began
+    return ArmResult("uniform, QAT", metrics, start.size_bytes, seconds, str(folder), start.allocation)
 
 
 def draw_street(folder: Path, num_train: int, num_test: int) -> None:

@@ -7,11 +7,13 @@ from fisher_detr.checkpoint.class_rows import COCO_ROWS, PANOPTIC_ROWS, ClassPol
 from fisher_detr.checkpoint.convert import UnplacedKeysError
 from fisher_detr.checkpoint.convert_file import ClassChoice, convert_official_file
 from fisher_detr.checkpoint.manifest import ConversionManifest
+from fisher_detr.checkpoint.query_rows import GROUPS_KEY
 from fisher_detr.checkpoint.restore_file import restore_official_file
 from fisher_detr.checkpoint.tensors import load_tensors
 
 __all__ = [
     "COCO_ROWS",
+    "GROUPS_KEY",
     "PANOPTIC_ROWS",
     "Architecture",
     "ClassChoice",

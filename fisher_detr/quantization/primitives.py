@@ -80,13 +80,10 @@ def fake_quantize(
         step: how the gradient of `scale` is formed.
 
     Returns:
-        Tensor: of the shape and dtype of `x`. On the fused path (one scale that is not learned, float32 or
-            less) NaN becomes a level.
+        Tensor: of the shape and dtype of `x`; all NaN where a value is NaN or infinite.
     """
     wide = x if x.dtype == torch.float64 else x.float()
-    if spec.per_channel or isinstance(zero_point, int) or scale.requires_grad or x.dtype == torch.float64:
-        return _FakeQuantize.apply(wide, scale, zero_point, spec, step).to(x.dtype)
-    return torch.fake_quantize_per_tensor_affine(wide, scale, zero_point, spec.qmin, spec.qmax).to(x.dtype)
+    return _FakeQuantize.apply(wide, scale, zero_point, spec, step).to(x.dtype)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -99,12 +96,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         ctx, x: Tensor, scale: Tensor, zero_point: Tensor | int, spec: QuantSpec, step: LearnedStep
     ) -> Tensor:
-        zero = _align(zero_point, x, spec)
-        levels = _round(_ratio(x, scale, spec), zero)
-        clipped = levels.clamp(spec.qmin, spec.qmax)
-        # Values that round to the outermost level count as inside: the largest weight keeps its gradient.
-        inside = levels == clipped if any(ctx.needs_input_grad) else None
-        values = clipped.sub_(zero).mul_(_align(scale, x, spec))
+        values, inside = _values(x, scale, zero_point, spec)
         if ctx.needs_input_grad[1]:
             ctx.save_for_backward(inside, x, scale, values)
         elif ctx.needs_input_grad[0]:
@@ -115,22 +107,54 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         inside, *rest = ctx.saved_tensors
+        of_x = grad * inside
         of_scale = None
         if ctx.needs_input_grad[1]:
             x, scale, values = rest
-            slope = _slope(x, values, inside, ctx.step.gradient) / _align(scale, x, ctx.spec)
-            of_scale = _sum_like(grad * slope, scale, ctx.spec) * ctx.step.factor
-        return (grad * inside if ctx.needs_input_grad[0] else None), of_scale, None, None, None
+            # The slope is (values - x) / scale or 0 inside the range, values / scale outside.
+            left_out = values if ctx.step.gradient is StepGradient.PACT else x
+            total = _dot(grad, values, scale, ctx.spec) - _dot(of_x, left_out, scale, ctx.spec)
+            of_scale = total * (ctx.step.factor / scale)
+        return (of_x if ctx.needs_input_grad[0] else None), of_scale, None, None, None
 
 
-def _slope(x: Tensor, values: Tensor, inside: Tensor, gradient: StepGradient) -> Tensor:
-    """Derivative of the fake-quantized values with respect to the scale, times the scale."""
-    return values.masked_fill(inside, 0.0) if gradient is StepGradient.PACT else values - x * inside
+def _values(x: Tensor, scale: Tensor, zero_point: Tensor | int, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Fake-quantized values, and which lie inside the range: the outermost levels count as inside."""
+    if spec.per_channel and not spec.symmetric:  # which no kernel fuses
+        zero = _align(zero_point, x, spec)
+        levels = _round(_ratio(x, scale, spec), zero)
+        clipped = levels.clamp(spec.qmin, spec.qmax)
+        return (clipped - zero).mul_(_align(scale, x, spec)), levels == clipped
+    # The kernels turn NaN into a level, and nobody would see it: it spoils the scale instead.
+    scale = scale + 0 * x.sum()
+    zero = torch.as_tensor(zero_point, dtype=torch.int32, device=x.device).flatten()[:1]
+    if not spec.per_channel and x.dtype == scale.dtype == torch.float32:
+        return _rounded(x, scale, zero, spec)
+    levels, inside = _rounded(_ratio(x, scale, spec), torch.ones(1, device=x.device), zero, spec)
+    return levels.mul_(_align(scale, x, spec)), inside
 
 
-def _sum_like(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
-    """Sum over the values of each scale."""
-    return x.flatten(1).sum(1) if spec.per_channel else x.sum().view_as(scale)
+def _rounded(x: Tensor, scale: Tensor, zero: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """One pass over the values of a tensor with one scale, both of float32, or a scale of 1."""
+    enabled = torch.ones(1, dtype=torch.uint8, device=x.device)
+    return torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+        x, scale, zero, enabled, spec.qmin, spec.qmax
+    )
+
+
+def _dot(left: Tensor, right: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
+    """Sum of products over the values of each scale, of the shape of `scale`."""
+    if spec.per_channel:
+        return (left * right).flatten(1).sum(1)
+    if left.stride() == right.stride() and not torch.is_grad_enabled():
+        flat = [torch.as_strided(x, (x.numel(),), (1,)) for x in (left, right) if _is_dense(x)]
+        if len(flat) == 2:
+            return torch.dot(*flat).view_as(scale)  # no tensor of products
+    return (left * right).sum().view_as(scale)
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _ratio(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:

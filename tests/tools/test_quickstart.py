@@ -71,13 +71,14 @@ def test_picture_shows_what_the_evaluator_has_stored(measured, tmp_path):
 def test_the_command(model, tmp_path):
     """All of it, with as few images as can be calibrated and evaluated on."""
     few = ["--num-train", "12", "--num-test", "6", "--num-calibration", "2", "--data", tmp_path / "street"]
+    few += ["--qat", "--qat-iterations", "2"]
     command = [sys.executable, ROOT / "tools" / "quickstart.py", "--model", model, "--output", tmp_path, *few]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "fisher_critical" in done.stdout
     arms = json.loads((tmp_path / "summary.json").read_text())["arms"]
-    assert [arm["name"] for arm in arms] == ["full_precision", *Arm]
+    assert [arm["name"] for arm in arms] == ["full_precision", *Arm, "uniform, QAT"]
     assert all(arm["metrics"]["AP"] > 1 for arm in arms), "the shipped checkpoint was not used"
     assert max(arm["bytes"] for arm in arms[1:]) == arms[1]["bytes"]
     assert (tmp_path / "detections.png").stat().st_size > 10_000
