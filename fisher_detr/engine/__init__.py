@@ -1,6 +1,6 @@
-"""What drives: set-up, trainer, optimizer, post-training quantization."""
+"""What drives: set-up, trainer, optimizer, quantization after and in training."""
 
-from fisher_detr.engine.commands import evaluate, load_float, run_training_command
+from fisher_detr.engine.commands import evaluate, load_float, run_training_command, train
 from fisher_detr.engine.compare import (
     ArmResult,
     evaluate_arms,
@@ -10,12 +10,20 @@ from fisher_detr.engine.compare import (
 )
 from fisher_detr.engine.defaults import load_config, setup
 from fisher_detr.engine.environment import environment
+from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.post_training import PostTrainingQuantizer, run_post_training
+from fisher_detr.engine.qat import prepare
+from fisher_detr.engine.scale_phases import QATSchedule
+from fisher_detr.engine.trace_penalty import FisherTracePenalty, PenaltySettings
 from fisher_detr.engine.trainer import Trainer
 
 __all__ = [
     "ArmResult",
+    "FisherTracePenalty",
+    "PenaltySettings",
     "PostTrainingQuantizer",
+    "QATHook",
+    "QATSchedule",
     "Trainer",
     "environment",
     "evaluate",
@@ -25,7 +33,9 @@ __all__ = [
     "float_bytes",
     "load_config",
     "load_float",
+    "prepare",
     "run_post_training",
     "run_training_command",
     "setup",
+    "train",
 ]

@@ -1,14 +1,16 @@
 """Quantization-aware training as one hook for any Detectron2 trainer."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
+from fisher_detr.engine.optimizer import GradientClip
 from fisher_detr.engine.penalty_term import Contribution, PenaltyTerm, Reference
 from fisher_detr.engine.scale_phases import Phase, QATSchedule, ScalePhases
 from fisher_detr.engine.trace_penalty import FisherTracePenalty
@@ -45,7 +47,7 @@ class QATHook(HookBase):
         self._seed = seed
         self._restored: dict[str, Any] = {}
         self._scales: ScalePhases | None = None
-        self._attached = None
+        self._attached: contextlib.ExitStack | None = None
 
     def before_train(self) -> None:
         """Check that the model was prepared, and start.
@@ -55,9 +57,9 @@ class QATHook(HookBase):
             ValueError: the penalty counts layers that the model does not have.
         """
         model = unwrapped(self.trainer.model)
-        _require_prepared(model, self._optimizer())
+        _require_prepared(model, getattr(self._stepper, "optimizer", None))
         if self._seed is None:
-            self._seed = self._restored.get("seed") or comm.shared_random_seed()
+            self._seed = self._restored["seed"] if self._restored else comm.shared_random_seed()
         self._scales = ScalePhases(model, self.schedule, self._restored.get("scales"))
         if self._term:
             self._term.penalty.layers(model)
@@ -76,6 +78,8 @@ class QATHook(HookBase):
             observes = self.schedule.phase(iteration) is Phase.OBSERVE
             self._term.due = not observes and since % settings.interval == 0
             self._term.warmup = min(1.0, (since + 1) / max(1, settings.warmup_iters))
+            if self._clip:
+                self._clip.forget()
 
     def after_step(self) -> None:
         """Leave the phase of this iteration."""
@@ -101,19 +105,22 @@ class QATHook(HookBase):
         """Go on from what `state_dict` gave."""
         self._restored = state_dict
 
-    def _optimizer(self) -> torch.optim.Optimizer | None:
-        # A `DefaultTrainer` holds the trainer that has it.
-        return getattr(getattr(self.trainer, "_trainer", self.trainer), "optimizer", None)
+    @property
+    def _stepper(self) -> TrainerBase:
+        """The trainer that has the optimizer: a `DefaultTrainer` holds one."""
+        return getattr(self.trainer, "_trainer", self.trainer)
+
+    @property
+    def _clip(self) -> GradientClip | None:
+        """That of this project's optimizer, which leaves out what has a clipping of its own."""
+        return getattr(getattr(self._stepper, "optimizer", None), "gradient_clip", None)
 
     def _tell_clip(self, gradients: list[Contribution]) -> None:
-        """The penalty has a clipping of its own: the optimizer of this project leaves it out of its norm."""
-        clip = getattr(self._optimizer(), "gradient_clip", None)
-        if clip is not None:
-            scaler = getattr(getattr(self.trainer, "_trainer", self.trainer), "grad_scaler", None)
-            scale = (
-                scaler.get_scale() if scaler else 1.0
-            )  # which is out of the gradients before they are clipped
-            clip.keep_apart([(parameter, part / scale) for parameter, part in gradients])
+        if self._clip is None:
+            return
+        scaler = getattr(self._stepper, "grad_scaler", None)
+        scale = scaler.get_scale() if scaler else 1.0  # out of the gradients when they are clipped
+        self._clip.keep_apart([(parameter, part / scale) for parameter, part in gradients])
 
     def _log(self) -> None:
         storage = self.trainer.storage
@@ -123,8 +130,9 @@ class QATHook(HookBase):
         if iteration % _LOG_PERIOD or self.schedule.phase(iteration) is Phase.OBSERVE:
             return
         for name, quantizer in activation_quantizers(model).items():
-            low, high = quantizer.value_range()
-            storage.put_scalars(**{f"ranges/{name}/low": low, f"ranges/{name}/high": high})
+            if quantizer.is_calibrated:  # reached by a pass
+                low, high = quantizer.value_range()
+                storage.put_scalars(**{f"ranges/{name}/low": low, f"ranges/{name}/high": high})
         for name, layer in quantized_layers(model).items():
             storage.put_scalar(f"bits/{name}", layer.weight_quantizer.spec.bits)
 

@@ -132,6 +132,10 @@ class GradientClip:
         """
         self._apart += gradients
 
+    def forget(self) -> None:
+        """Keep nothing apart: the step that it was told for never came, as in mixed precision."""
+        self._apart = []
+
     def __call__(self, *_) -> None:
         """Clip."""
         for parameter, part in self._apart:
@@ -139,7 +143,7 @@ class GradientClip:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.norm)
         for parameter, part in self._apart:
             parameter.grad += part
-        self._apart = []
+        self.forget()
 
 
 def _is_norm(module: nn.Module) -> bool:

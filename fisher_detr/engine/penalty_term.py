@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,30 +56,43 @@ class PenaltyTerm:
         self.trace: float | None = None
         self._told = told
         self._checked = False
+        self._measures = False
         self._found: SquaredNorm | None = None
 
     def attach(self, model: nn.Module) -> contextlib.ExitStack:
         """Watch the training passes of a model, which gives a dict of losses; close the result to stop."""
         handles = contextlib.ExitStack()
         handles.callback(model.register_forward_pre_hook(self._before).remove)
-        handles.callback(model.register_forward_hook(self._after).remove)
+        # Ahead of those that look at the losses.
+        handles.callback(model.register_forward_hook(self._after, prepend=True).remove)
         return handles
 
     def _before(self, model: nn.Module, inputs: tuple) -> None:
-        self._found = None
-        if not (model.training and torch.is_grad_enabled()):
+        # The loss that is penalised may itself be one of a training pass.
+        if self._measures or not (model.training and torch.is_grad_enabled()):
             return
+        self._measures = True
+        try:
+            self._found = self._measure(model, inputs[0])
+        finally:
+            self._measures = False
+
+    def _measure(self, model: nn.Module, batch: Sequence[Any]) -> SquaredNorm | None:
         if not self._checked:
-            # In the first pass, whenever the penalty begins. Quantizers without a scale are passed by.
+            # In the first pass, whenever the penalty begins: quantizers may have no scale yet.
+            with bypassed(model, ActivationQuantizer):
+                self.penalty.check(model, batch[:1])
             self._checked = True
-            with contextlib.nullcontext() if self.due else bypassed(model, ActivationQuantizer):
-                self.penalty.measure(model, inputs[0][:1])
-        if self.due:
-            self._found = self.penalty.measure(model, inputs[0])
+        return self.penalty.measure(model, batch) if self.due else None
 
     def _after(self, model: nn.Module, _inputs: tuple, losses: Any) -> Any:
-        if self._found is None:
+        if self._measures or self._found is None:
             return losses
+        if not isinstance(losses, dict):
+            raise TypeError(
+                f"the model gives a {type(losses).__name__} in training, expected a dict of losses, which "
+                f"{LOSS_NAME} can be added to"
+            )
         found, self._found = self._found, None
         self.trace = found.value.item()
         weight = self._weight()

@@ -71,8 +71,10 @@ def prepare(
         CoverageReport: everything that is and is not quantized.
 
     Raises:
-        ValueError: see `quantize_model` and `learn_scales`.
+        ValueError: see `quantize_model` and `learn_scales`; or the model is wrapped.
     """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError("prepare(model) comes before DistributedDataParallel, which would miss the scales")
     if fold_norm:
         fold_batch_norm(model)
     report = quantize_model(

@@ -61,6 +61,8 @@ class QATSchedule:
     start_steps: bool = False
 
     def __post_init__(self):
+        for name in ("weights", "activations"):
+            object.__setattr__(self, name, ScaleTraining(getattr(self, name)))
         for name in ("observe_iters", "freeze_ranges_iter", "freeze_norms_iter"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more iterations")
@@ -90,17 +92,25 @@ class ScalePhases:
             state: None or empty: start.
 
         Raises:
-            RuntimeError: activations have no ranges, and none are going to be observed.
+            RuntimeError: activations have no ranges, and none are going to be observed; or the model was
+                prepared for another schedule.
         """
         self.model = model
         self.schedule = schedule
-        self._state = state or {}
-        self._histograms: dict[str, Histogram] = {}
-        self._observing = contextlib.ExitStack()
+        # Histograms of all ranks until the iteration before, and of this rank in this iteration.
+        self._recorded: dict[str, Histogram] = {}
+        self._seen: dict[str, Histogram] = {}
+        self._ranges: dict[str, tuple[float, float]] = {}
+        self._observing: contextlib.ExitStack | None = None
         self._follower: RangeFollower | None = None
         self._held: list[Tensor] | None = None
-        if not state:
+        _require_learned(model, schedule)
+        if state:
+            self._recorded = {name: Histogram.from_state(found) for name, found in state["recorded"].items()}
+            self._ranges = state["ranges"]
+        else:
             self._start_weight_scales()
+            self._require_ranges()
 
     def enter(self, iteration: int) -> None:
         """Before an iteration: begin its phase."""
@@ -123,6 +133,9 @@ class ScalePhases:
         if phase is Phase.FROZEN:
             self._hold()
             return
+        if phase is Phase.OBSERVE:
+            _add_of_ranks(self._recorded, self._seen)
+            self._seen.clear()
         keep_scales_positive(self.model)
         if self.schedule.weights is ScaleTraining.MINMAX:
             update_weight_scales(self.model)
@@ -131,15 +144,16 @@ class ScalePhases:
 
     def close(self) -> None:
         """Leave the model as it is, unwatched."""
-        self._observing.close()
+        if self._observing:
+            self._observing.close()
         if self._follower:
             self._follower.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What is recorded or averaged; the scales are in the model's state."""
         return {
-            "histograms": {name: histogram.state_dict() for name, histogram in self._histograms.items()},
-            "ranges": self._follower.state_dict() if self._follower else {},
+            "recorded": {name: histogram.state_dict() for name, histogram in self._recorded.items()},
+            "ranges": self._follower.state_dict() if self._follower else self._ranges,
         }
 
     def _start_weight_scales(self) -> None:
@@ -152,25 +166,26 @@ class ScalePhases:
             calibrate_weights(self.model)
 
     def _observe(self) -> None:
-        if self._histograms:
+        if self._observing:
             return
-        states = self._state.get("histograms", {})
-        names = activation_quantizers(self.model)
-        self._histograms = {name: Histogram.from_state(states.get(name, {})) for name in names}
+        self._observing = contextlib.ExitStack()
         self._observing.enter_context(bypassed(self.model, ActivationQuantizer))
-        self._observing.enter_context(observing(self.model, self._histograms))
+        self._observing.enter_context(observing(self.model, self._seen))
 
     def _set_ranges(self) -> None:
         """From what was observed, once."""
-        if self._histograms:
+        if self._observing:
             self._observing.close()
-            histograms, self._histograms = _over_ranks(self._histograms), {}
-            reached = {name: found for name, found in histograms.items() if found.total}
-            schedule = self.schedule
-            set_activation_ranges(self.model, reached, schedule.range_method, percentile=schedule.percentile)
+            self._observing = None
+        if self._recorded:
+            schedule, recorded = self.schedule, self._recorded
+            set_activation_ranges(self.model, recorded, schedule.range_method, percentile=schedule.percentile)
+            self._recorded = {}
+
+    def _require_ranges(self) -> None:
         quantizers = activation_quantizers(self.model).items()
         missing = [name for name, quantizer in quantizers if not quantizer.is_calibrated]
-        if missing:
+        if missing and not self.schedule.observe_iters:
             raise RuntimeError(
                 f"{len(missing)} activation quantizers have no range ({', '.join(missing[:3])}): observe for "
                 "some iterations first (QUANT.QAT.OBSERVE_ITERS), or start from a calibrated checkpoint"
@@ -180,7 +195,7 @@ class ScalePhases:
         if self._follower or phase is Phase.FROZEN or self.schedule.activations is not ScaleTraining.MINMAX:
             return
         self._follower = RangeFollower(self.model, self.schedule.momentum)
-        self._follower.load_state_dict(self._state.get("ranges", {}))
+        self._follower.load_state_dict(self._ranges)
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -189,10 +204,24 @@ class ScalePhases:
             torch._foreach_copy_(list(learned_scales(self.model)), self._held)
 
 
-def _over_ranks(histograms: dict[str, Histogram]) -> dict[str, Histogram]:
-    """What all ranks have recorded."""
-    merged: dict[str, Histogram] = {}
-    for of_rank in comm.all_gather({name: found.state_dict() for name, found in histograms.items()}):
+def _add_of_ranks(total: dict[str, Histogram], seen: dict[str, Histogram]) -> None:
+    """Add what every rank has seen: any of them can then save the whole."""
+    for of_rank in comm.all_gather({name: found.state_dict() for name, found in seen.items()}):
         for name, state in of_rank.items():
-            merged.setdefault(name, Histogram()).add(Histogram.from_state(state))
-    return merged
+            total.setdefault(name, Histogram()).add(Histogram.from_state(state))
+
+
+def _require_learned(model: nn.Module, schedule: QATSchedule) -> None:
+    """A scale that is to be learned is a parameter, and no other is."""
+    learned = {
+        "weights": [layer.weight_quantizer.is_learned for layer in quantized_layers(model).values()],
+        "activations": [quantizer.is_learned for quantizer in activation_quantizers(model).values()],
+    }
+    for name, found in learned.items():
+        training = getattr(schedule, name)
+        expected = training in (ScaleTraining.LSQ, ScaleTraining.PACT)
+        if any(is_learned != expected for is_learned in found):
+            raise RuntimeError(
+                f"QATSchedule({name}={str(training)!r}), and the scales of the model's {name} are "
+                f"{'no ' if expected else ''}parameters: give the same {name} to prepare()"
+            )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,12 +12,19 @@ from torch import Tensor, nn
 
 from fisher_detr.fisher import PenaltyMethod, SquaredNorm, TraceEstimate, squared_norm
 from fisher_detr.layers import twice_differentiable
-from fisher_detr.quantization import QuantizedLayer, frozen_rounding, quantized_layers, weight_offsets
+from fisher_detr.quantization import (
+    QuantizedLayer,
+    frozen_rounding,
+    quantized_layers,
+    unobserved,
+    weight_offsets,
+)
 
 # A loss of a model on a batch: a scalar. It may have a method `repeating(model)`, a context manager within
 # which the first evaluation decides (such as a matching) and later ones repeat it; it yields a function that
 # is called before each repetition.
 BatchLoss = Callable[[nn.Module, Any], Tensor]
+_SAME = 1e-3  # relative difference of two evaluations that is a GPU's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +78,8 @@ class FisherTracePenalty:
     def measure(self, model: nn.Module, batch: Sequence[Any]) -> SquaredNorm:
         """The trace, or the squared norm of the mean gradient, of a batch and its gradient, over all ranks.
 
-        Dropout masks are drawn apart from the training's. Runs in full precision inside autocast too.
+        The training takes no notice of it: not its random numbers, the statistics of its norms, or the ranges
+        of its activations. Runs in full precision inside autocast too.
 
         Args:
             model: quantized, not wrapped.
@@ -93,6 +102,24 @@ class FisherTracePenalty:
                 torch._foreach_add_(total, [found.value, *found.gradients], alpha=1 / len(batches))
         mean_over_ranks(total)
         return SquaredNorm(total[0], tuple(total[1:]))
+
+    def check(self, model: nn.Module, batch: Sequence[Any]) -> None:
+        """Measure once to see whether it can be done.
+
+        Raises:
+            ValueError: see `measure`; or, for the finite difference, the loss of the same model and batch is
+                another one when it is evaluated again.
+        """
+        self.measure(model, batch)
+        if self.settings.method == PenaltyMethod.EXACT:
+            return
+        with _undisturbed(model), torch.no_grad(), _Repeatable(self.loss, model, batch, True) as loss:
+            first, second = loss().item(), loss.again().item()
+        if not math.isclose(first, second, rel_tol=_SAME):
+            raise ValueError(
+                f"the loss of the Fisher-trace penalty is {first:g} and, evaluated again, {second:g}: a "
+                "finite difference needs the same; keep moving averages out of it, or take the method exact"
+            )
 
     def layers(self, model: nn.Module) -> dict[str, QuantizedLayer]:
         """The layers whose weights count."""
@@ -165,11 +192,24 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
 
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Full precision, and random numbers that the training does not miss afterwards."""
+    """Full precision, and nothing that the training would notice afterwards."""
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.autocast(device.type, enabled=False), torch.enable_grad():
+    statistics = [
+        (buffer, buffer.clone())
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for buffer in module.buffers(recurse=False)
+    ]
+    with (
+        torch.random.fork_rng(devices),
+        torch.autocast(device.type, enabled=False),
+        torch.enable_grad(),
+        unobserved(model),
+    ):
         yield
+    for buffer, before in statistics:
+        buffer.copy_(before)
 
 
 def _random_states() -> tuple[Tensor, Tensor | None]:

@@ -6,6 +6,7 @@ from fisher_detr.quantization.calibration import (
     observe_activations,
     observing,
     set_activation_ranges,
+    unobserved,
 )
 from fisher_detr.quantization.coverage import CoverageReport, ProductCoverage, WeightCoverage
 from fisher_detr.quantization.fake_quantizer import (

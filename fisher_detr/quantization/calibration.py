@@ -144,7 +144,9 @@ def observing(model: nn.Module, histograms: dict[str, Histogram]) -> Iterator[No
     """Record the inputs of activation quantizers into `histograms`, by module path, in every pass within."""
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def record(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        def record(module: ActivationQuantizer, inputs: tuple[Tensor]) -> None:
+            if not module.is_observed:
+                return
             try:
                 histograms.setdefault(name, Histogram()).update(inputs[0])
             except ValueError as error:
@@ -159,3 +161,17 @@ def observing(model: nn.Module, histograms: dict[str, Histogram]) -> Iterator[No
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def unobserved(model: nn.Module) -> Iterator[None]:
+    """Hide the passes within from all who watch activations: they are not the training's."""
+    quantizers = activation_quantizers(model).values()
+    before = [quantizer.is_observed for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.is_observed = False
+        yield
+    finally:
+        for quantizer, is_observed in zip(quantizers, before, strict=True):
+            quantizer.is_observed = is_observed

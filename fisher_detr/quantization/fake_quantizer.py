@@ -31,6 +31,7 @@ class FakeQuantizer(nn.Module):
     Attributes:
         offset: added to the output; None: nothing (see `perturbation`).
         tape: records or repeats the rounding; None: neither (see `frozen_rounding`).
+        is_observed: whether those who watch the inputs take notice (see `unobserved`).
     """
 
     def __init__(self, spec: QuantSpec, num_scales: int = 1):
@@ -45,6 +46,7 @@ class FakeQuantizer(nn.Module):
         self.mode = QuantizerMode.QUANTIZE
         self.offset: Tensor | None = None
         self.tape: RoundingTape | None = None
+        self.is_observed = True
         self._step = LearnedStep()
         # None: look at the buffer. Its answer is kept, because on a GPU every look waits for the device.
         self._is_calibrated: bool | None = False

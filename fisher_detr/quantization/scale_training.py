@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.quantization.fake_quantizer import FakeQuantizer, activation_quantizers
+from fisher_detr.quantization.fake_quantizer import ActivationQuantizer, FakeQuantizer, activation_quantizers
 from fisher_detr.quantization.primitives import StepGradient
 from fisher_detr.quantization.selection import quantized_layers
 from fisher_detr.structures import ScaleMethod
@@ -142,8 +142,9 @@ class RangeFollower:
         self._ranges |= state
 
     def _recorder(self, name: str):
-        def record(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            if not (module.training and torch.is_grad_enabled()) or not inputs[0].numel():
+        def record(module: ActivationQuantizer, inputs: tuple[Tensor]) -> None:
+            watches = module.training and module.is_observed and torch.is_grad_enabled()
+            if not watches or not inputs[0].numel():
                 return
             seen = torch.stack(torch.aminmax(inputs[0].detach().float()))  # [2]
             before = self._seen.get(name)
