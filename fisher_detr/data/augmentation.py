@@ -1,6 +1,6 @@
 """The augmentations of DETR, Deformable DETR and DAB-DETR on Detectron2's transforms.
 
-They draw from NumPy's global generator, which Detectron2 seeds in every process and data worker.
+They draw from NumPy's global generator, which `AugmentedImages` seeds for every image of a training.
 """
 
 import enum

@@ -6,23 +6,19 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetCatalog,
-    DatasetFromList,
-    MapDataset,
-    build_detection_train_loader,
-)
-from detectron2.data.samplers import InferenceSampler
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_backbone
-from fisher_detr.data import DetrDatasetMapper
-from fisher_detr.engine.hooks import unwrapped
+from fisher_detr.data import TrainLoader
+from fisher_detr.engine.distributed import distribute, share_buffers
+from fisher_detr.engine.loaders import build_test_loader, build_train_loader
 from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
 from fisher_detr.engine.qat import add_training_terms, build_hook, load_teacher, quantize_for_training
+from fisher_detr.engine.seeding import SeedHook
 from fisher_detr.evaluation import CriticalCategoryEvaluator
 
 
@@ -31,8 +27,19 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         """Build model, optimizer, data and hooks from a frozen config."""
-        super().__init__(cfg)
-        model = unwrapped(self.model)
+        TrainerBase.__init__(self)  # DefaultTrainer's own wraps the model for GPUs only
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        stepper = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = stepper(distribute(model), self.build_train_loader(cfg), optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        # Never leaves half a file; a proxy, or trainer and checkpointer would keep each other alive.
+        self.checkpointer = SafeCheckpointer(
+            self.model, cfg.OUTPUT_DIR, backbone_only=True, trainer=weakref.proxy(self)
+        )
+        self.register_hooks(self.build_hooks())
         teacher = None
         if cfg.QUANT.QAT.ENABLED and cfg.QUANT.QAT.DISTILL.ENABLED:
             teacher = load_teacher(cfg, self.build_float_model(cfg))
@@ -55,14 +62,10 @@ class Trainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self):
-        """Detectron2's hooks on a checkpointer that never leaves half a file."""
-        trainer = weakref.proxy(self)
-        self.checkpointer = SafeCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, backbone_only=True, trainer=trainer
-        )
-        hooks = super().build_hooks()
+        """Detectron2's hooks, and those that seed and quantize."""
+        hooks = [SeedHook(self.cfg.SEED), *super().build_hooks()]
         if self.cfg.QUANT.QAT.ENABLED:
-            hooks.insert(1, build_hook(self.cfg))  # before what saves and evaluates, after the timer
+            hooks.insert(2, build_hook(self.cfg))  # before what saves and evaluates, after the timer
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -99,28 +102,20 @@ class Trainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        """Batches of augmented training images, without end.
-
-        Raises:
-            ValueError: no data set is named.
-        """
-        if not cfg.DATASETS.TRAIN:
-            raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
-        return build_detection_train_loader(cfg, mapper=DetrDatasetMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """See `loaders.build_train_loader`."""
+        return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """The images of a data set in order; Detectron2 0.6 knows batches of one image only."""
-        records = DatasetFromList(DatasetCatalog.get(dataset_name), copy=False)
-        images = MapDataset(records, DetrDatasetMapper(cfg, is_train=False))
-        return DataLoader(
-            images,
-            batch_size=cfg.TEST.IMS_PER_BATCH,
-            sampler=InferenceSampler(len(images)),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=list,
-        )
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """See `loaders.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
+        """Evaluate on DATASETS.TEST the model of the main process, which alone gets the results."""
+        share_buffers(model)
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CriticalCategoryEvaluator:

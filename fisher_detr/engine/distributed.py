@@ -1,0 +1,121 @@
+"""Several processes that work as one: how they find each other, wait for each other, and end together."""
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+from detectron2.utils import comm
+from torch import distributed, nn
+
+# What torchrun tells each process that it starts.
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+_JOIN = datetime.timedelta(minutes=10)  # until all machines are there
+_EXCHANGE = datetime.timedelta(minutes=30)  # until all ranks have come to an exchange
+_PATIENCE = datetime.timedelta(days=30)  # until the main process has done what it does alone
+_TELL = datetime.timedelta(seconds=10)  # until the first rank to fail has told why
+
+
+class Rank:
+    """One of the processes that torchrun has started."""
+
+    def __init__(self):
+        """Connect to the store that all ranks share; `joined` makes them a group."""
+        self._store, self._rank, self._size = next(distributed.rendezvous("env://", timeout=_JOIN))
+        self._failures = distributed.PrefixStore("failures", self._store)
+
+    @staticmethod
+    def is_one() -> bool:
+        """Whether torchrun, or what speaks like it, has started this process."""
+        return all(name in os.environ for name in _ENVIRONMENT)
+
+    @contextlib.contextmanager
+    def joined(self, device: str) -> Iterator[None]:
+        """Exchange with the other ranks inside the block: by NCCL between GPUs, else by gloo.
+
+        A rank that dies or does not come ends the exchange of the others with an error.
+
+        Args:
+            device: of the model: "cuda" or "cpu".
+
+        Raises:
+            ValueError: this machine has fewer GPUs than ranks.
+        """
+        on_gpu = device.startswith("cuda")
+        if on_gpu:
+            _take_gpu()
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=self._store,
+            rank=self._rank,
+            world_size=self._size,
+            timeout=_EXCHANGE,
+        )
+        comm._LOCAL_PROCESS_GROUP, _ = distributed.new_subgroups(int(os.environ["LOCAL_WORLD_SIZE"]))
+        comm.synchronize()
+        yield
+        comm._LOCAL_PROCESS_GROUP = None
+        distributed.destroy_process_group()
+
+    def fail(self, text: str) -> None:
+        """End this process with status 1, upon which torchrun ends the others.
+
+        Args:
+            text: why; only the first rank to fail says it, the others fail in consequence or alike.
+        """
+        try:
+            first = int(self._failures.compare_set("first", "", str(self._rank)))
+            if first != self._rank:
+                # What it says would be lost if torchrun saw this rank's end first.
+                self._failures.wait(["told"], _TELL)
+                sys.exit(1)
+        except RuntimeError:  # the store is gone, or the first rank hangs
+            first = None
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+        if first is not None:
+            self._failures.set("told", "")
+        sys.exit(1)
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """Wrap a model so that its gradients are the mean over all ranks; nothing is done where there is one."""
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all ranks the main one's buffers, which checkpoints hold: statistics of batch norms."""
+    if comm.get_world_size() == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and buffer.numel():
+            distributed.broadcast(buffer, 0)
+
+
+@contextlib.contextmanager
+def main_process_works() -> Iterator[None]:
+    """The other ranks wait at the end of the block for the main one, however long it takes."""
+    if comm.get_world_size() == 1:
+        yield
+        return
+    group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    yield
+    distributed.barrier(group)
+    distributed.destroy_process_group(group)
+
+
+def _take_gpu() -> None:
+    ranks, found = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if ranks > found:
+        raise ValueError(
+            f"torchrun has started {ranks} processes on this machine, which has {found} GPUs: ask for no "
+            "more than that, or set MODEL.DEVICE to cpu"
+        )
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
