@@ -10,7 +10,13 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from fisher_detr.fisher import PenaltyMethod, SquaredNorm, TraceEstimate, squared_norm
+from fisher_detr.fisher import (
+    PenaltyMethod,
+    SquaredNorm,
+    TraceEstimate,
+    require_twice_differentiable,
+    squared_norm,
+)
 from fisher_detr.layers import twice_differentiable
 from fisher_detr.quantization import (
     QuantizedLayer,
@@ -112,7 +118,16 @@ class FisherTracePenalty:
         """
         self.measure(model, batch)
         if self.settings.method == PenaltyMethod.EXACT:
-            return
+            self._check_operators(model, batch)
+        else:
+            self._check_repetition(model, batch)
+
+    def _check_operators(self, model: nn.Module, batch: Sequence[Any]) -> None:
+        layers = self.layers(model)
+        with _undisturbed(model), weight_offsets(layers) as offsets, twice_differentiable(model):
+            require_twice_differentiable(self.loss(model, batch), list(offsets.values()))
+
+    def _check_repetition(self, model: nn.Module, batch: Sequence[Any]) -> None:
         with _undisturbed(model), torch.no_grad(), _Repeatable(self.loss, model, batch, True) as loss:
             first, second = loss().item(), loss.again().item()
         if not math.isclose(first, second, rel_tol=_SAME):

@@ -9,6 +9,7 @@ from fisher_detr.fisher.trace_penalty import (
     RepeatableLoss,
     SquaredNorm,
     TraceEstimate,
+    require_twice_differentiable,
     squared_norm,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "estimate_block_sensitivity",
     "estimate_fisher",
     "image_gradients",
+    "require_twice_differentiable",
     "squared_norm",
     "standard_error",
 ]

@@ -99,13 +99,32 @@ def _exact(
             [g for g, _ in reached], parameters, [d for _, d in reached], materialize_grads=True
         )
     except RuntimeError as error:
-        if "is not implemented" not in str(error):
+        if not any(words in str(error) for words in ("is not implemented", "not supported")):
             raise
-        raise ValueError(
-            f"the model has an operator without a second derivative ({str(error).splitlines()[0]}): take the "
-            "method finite_difference, or replace the operator"
-        ) from None
+        raise _only_once(str(error).splitlines()[0]) from None
     return SquaredNorm(_dot(direction, direction), second)
+
+
+def require_twice_differentiable(loss: Tensor, offsets: Sequence[Tensor]) -> None:
+    """Refuse an operator that is marked as differentiable once, which `exact` would pass by in silence.
+
+    Autograd puts a node that raises behind such an operator, and does not run it on the way to parameters.
+
+    Raises:
+        ValueError: there is such an operator between the offsets and the gradient of the loss.
+    """
+    # The node is there where the gradient that arrives requires one itself.
+    arriving = torch.ones_like(loss, requires_grad=True)
+    gradient = torch.autograd.grad(loss, offsets, arriving, create_graph=True, materialize_grads=True)
+    waiting, seen = [part.grad_fn for part in gradient], {None}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise _only_once("it is marked with once_differentiable")
+        waiting += [following for following, _ in node.next_functions]
 
 
 def _finite_difference(
@@ -135,6 +154,13 @@ def _finite_difference(
             torch._foreach_zero_(list(offsets))
     factor = (2 * norm / step).item()
     return SquaredNorm(squared, tuple(torch._foreach_mul(torch._foreach_sub(after, before), factor)))
+
+
+def _only_once(reason: str) -> ValueError:
+    return ValueError(
+        f"the model has an operator without a second derivative ({reason}): take the method "
+        "finite_difference, or replace the operator"
+    )
 
 
 def _differentiable(loss: Tensor) -> Tensor:
