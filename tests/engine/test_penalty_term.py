@@ -20,61 +20,9 @@ from fisher_detr.quantization import (
     observing,
     set_activation_ranges,
 )
+from tests.engine.small_net import Given, Net, make_batch, make_net, own_loss
 
 METHODS = list(PenaltyMethod)
-
-
-class Net(nn.Module):
-    """Gives a dict of losses in training and predictions otherwise; has a batch norm and dropout."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(3, 6)
-        self.norm = nn.BatchNorm1d(6)
-        self.drop = nn.Dropout(0.5)
-        self.outer = nn.Linear(6, 2)
-
-    def forward(self, batch):
-        x = torch.stack([sample["x"] for sample in batch])
-        x = self.outer(self.drop(torch.tanh(self.norm(self.inner(x)))))
-        return {"loss_a": x.square().mean(), "loss_b": x.exp().mean()} if self.training else x
-
-
-def make_net(calibrated=True):
-    torch.manual_seed(0)
-    model = Net()
-    prepare(model, bits=4, weights=ScaleTraining.FIXED, activations=ScaleTraining.FIXED)
-    for quantizer in activation_quantizers(model).values() if calibrated else ():
-        quantizer.set_range(-2.0, 2.0)
-    return model.train()
-
-
-def make_batch(seed=1, count=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [{"x": torch.randn(3, generator=generator)} for _ in range(count)]
-
-
-def own_loss(model, batch):
-    """A loss of the predictions, in eval mode."""
-    with in_eval_mode(model):
-        return model(batch).square().mean()
-
-
-class Given:
-    """Stands for a penalty whose measurements are known beforehand."""
-
-    def __init__(self, *traces, **settings):
-        self.settings = PenaltySettings(**({"weight": 2.0, "clip_norm": 0.0, "normalize": False} | settings))
-        self.traces = list(traces)
-        self.checked, self.measured = [], []
-
-    def check(self, model, batch):
-        self.checked.append(len(batch))
-
-    def measure(self, model, batch):
-        self.measured.append(len(batch))
-        gradients = tuple(torch.full_like(p, i + 1.0) for i, p in enumerate(model.parameters()))
-        return SquaredNorm(torch.tensor(self.traces.pop(0)), gradients)
 
 
 def attached(penalty, model):
