@@ -3,16 +3,15 @@
 import contextlib
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.engine import HookBase, TrainerBase
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from fisher_detr.engine.optimizer import GradientClip
 from fisher_detr.engine.penalty_term import Contribution, PenaltyTerm, Reference
 from fisher_detr.engine.scale_phases import Phase, QATSchedule, ScalePhases
+from fisher_detr.engine.seeding import seed_iteration
 from fisher_detr.engine.trace_penalty import FisherTracePenalty
 from fisher_detr.quantization import activation_quantizers, learned_scales, quantized_layers
 
@@ -28,8 +27,8 @@ class QATHook(HookBase):
     The penalty enters the loss dict as `loss_fisher_trace` once in `interval` iterations: its value is
     `lambda tr`, its gradient `interval` times that of `lambda tr`.
 
-    Every iteration has random numbers of its own, drawn from the seed, the iteration and the rank: a run that
-    is resumed draws what an uninterrupted one would have drawn.
+    With a seed every iteration has random numbers of its own: a run that is resumed draws what an
+    uninterrupted one would have drawn. This project's trainer sees to that itself.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class QATHook(HookBase):
         Args:
             schedule: phases.
             penalty: the Fisher-trace penalty; None: none.
-            seed: of the random numbers; None: drawn, and kept in checkpoints.
+            seed: of each iteration's random numbers, with its number and the rank; None: they are left alone.
         """
         self.schedule = schedule
         self._term = PenaltyTerm(penalty, self._tell_clip) if penalty else None
@@ -58,8 +57,6 @@ class QATHook(HookBase):
         """
         model = unwrapped(self.trainer.model)
         _require_prepared(model, getattr(self._stepper, "optimizer", None))
-        if self._seed is None:
-            self._seed = self._restored["seed"] if self._restored else comm.shared_random_seed()
         self._scales = ScalePhases(model, self.schedule, self._restored.get("scales"))
         if self._term:
             self._term.penalty.layers(model)
@@ -69,8 +66,8 @@ class QATHook(HookBase):
     def before_step(self) -> None:
         """Enter the phase of this iteration."""
         iteration = self.trainer.iter
-        drawn = np.random.SeedSequence([self._seed, iteration, comm.get_rank()]).generate_state(1)
-        seed_all_rng(drawn.item())
+        if self._seed is not None:
+            seed_iteration(self._seed, iteration)
         self._scales.enter(iteration)
         if self._term:
             since = iteration - self.schedule.observe_iters
@@ -95,11 +92,11 @@ class QATHook(HookBase):
             self._attached.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, reference trace, and the state of the scales' phases."""
+        """Reference trace, and the state of the scales' phases."""
         if not self._scales:
             return self._restored
         reference = vars(self._term.reference) if self._term else {}
-        return {"seed": self._seed, "reference": dict(reference), "scales": self._scales.state_dict()}
+        return {"reference": dict(reference), "scales": self._scales.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""

@@ -122,7 +122,7 @@ def is_quantized(path: str) -> bool:
 
 def build_hook(cfg: CfgNode) -> QATHook:
     """The hook that QUANT.QAT asks for."""
-    return QATHook(schedule(cfg), _penalty(cfg), seed=cfg.SEED if cfg.SEED >= 0 else None)
+    return QATHook(schedule(cfg), _penalty(cfg))
 
 
 def add_training_terms(cfg: CfgNode, model: DetrBase, teacher: DetrBase | None) -> None:

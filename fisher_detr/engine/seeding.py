@@ -32,8 +32,7 @@ class SeedHook(HookBase):
 
     def before_step(self) -> None:
         """Seed this iteration."""
-        entropy = [self._seed, self.trainer.iter, comm.get_rank()]
-        seed_all_rng(np.random.SeedSequence(entropy).generate_state(1).item())
+        seed_iteration(self._seed, self.trainer.iter)
 
     def state_dict(self) -> dict[str, Any]:
         """The seed."""
@@ -43,3 +42,9 @@ class SeedHook(HookBase):
         """Take the seed of the run that goes on, unless there is one already."""
         if self._seed < 0:
             self._seed = state_dict["seed"]
+
+
+def seed_iteration(seed: int, iteration: int) -> None:
+    """Seed all generators of this rank with a seed and an iteration."""
+    entropy = [seed, iteration, comm.get_rank()]
+    seed_all_rng(np.random.SeedSequence(entropy).generate_state(1).item())

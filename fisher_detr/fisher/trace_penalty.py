@@ -138,13 +138,14 @@ def _finite_difference(
         raise ValueError(f"radius of the finite difference is {radius}: expected a number above 0")
     value = _differentiable(loss())
     both = torch.autograd.grad(value, [*offsets, *parameters], materialize_grads=True)
-    direction = _mean(both[: len(offsets)], mean)
+    # Of all processes, which then make the same step, and the same evaluations.
+    *direction, level = _mean([*both[: len(offsets)], value], mean)
     before = both[len(offsets) :]
     squared = _dot(direction, direction)
     norm = squared.sqrt()
-    if norm == 0 or value == 0:  # a flat piece, or a loss of nothing
+    if norm == 0 or level == 0:  # a flat piece, or a loss of nothing
         return SquaredNorm(squared, tuple(map(torch.zeros_like, parameters)))
-    step = radius * value.detach().abs() / norm
+    step = radius * level.abs() / norm
     with torch.no_grad():
         torch._foreach_copy_(list(offsets), torch._foreach_mul(list(direction), (step / norm).item()))
     try:
