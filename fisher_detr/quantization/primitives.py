@@ -18,7 +18,8 @@ from fisher_detr.structures import QuantSpec
 class StepGradient(enum.StrEnum):
     """Gradient of a learned scale (the step between two levels)."""
 
-    # `level - x / scale` inside the range, the clipped level outside (LSQ, arXiv 1902.08153, equation 3).
+    # `level - x / scale` inside the range, the clipped level outside (LSQ, arXiv 1902.08153, equation 3); the
+    # range reaches half a step beyond its outermost levels, where the paper's ends at them.
     LSQ = "lsq"
     # 0 inside the range, the clipped level outside: that of a clipping bound `alpha = qmax scale` (PACT,
     # arXiv 1805.06085, equation 3), times `qmax`.
@@ -110,7 +111,7 @@ class _FakeQuantize(torch.autograd.Function):
         of_x = grad * inside
         of_scale = None
         if ctx.needs_input_grad[1]:
-            x, scale, values = rest
+            x, scale, values = (tensor.detach() for tensor in rest)  # constants of the second derivative
             # The slope is (values - x) / scale or 0 inside the range, values / scale outside.
             left_out = values if ctx.step.gradient is StepGradient.PACT else x
             total = _dot(grad, values, scale, ctx.spec) - _dot(of_x, left_out, scale, ctx.spec)
