@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 BINS = 8192
+SMALLEST_REACH = 2.0**-100  # BINS over it is a number in float32
 
 
 class Histogram:
@@ -65,14 +66,13 @@ class Histogram:
 
     def add(self, other: "Histogram") -> None:
         """Add what another histogram has seen."""
+        reach = max(self.reach, other.reach)
+        other = Histogram.from_state(other.state_dict())
+        for one in (self, other):
+            one._grow_to(reach)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.zeros += other.zeros
-        if not other.reach:
-            return
-        counts = Histogram.from_state(other.state_dict())
-        for one, reach in ((self, counts.reach), (counts, self.reach)):
-            one._grow_to(max(one.reach, reach))
-        self.counts += counts.counts
+        self.counts += other.counts
 
     def state_dict(self) -> dict[str, Tensor | float]:
         """What `from_state` restores."""
@@ -89,7 +89,7 @@ class Histogram:
     def _grow(self, largest: float) -> None:
         if largest < self.reach or largest == 0:
             return
-        self._grow_to(2.0 ** math.frexp(largest)[1])
+        self._grow_to(max(2.0 ** math.frexp(largest)[1], SMALLEST_REACH))
 
     def _grow_to(self, reach: float) -> None:
         while 0 < self.reach < reach:
