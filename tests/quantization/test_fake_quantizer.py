@@ -9,6 +9,8 @@ import torch
 from fisher_detr.quantization import (
     ActivationQuantizer,
     FakeQuantizer,
+    LearnedStep,
+    StepGradient,
     WeightQuantizer,
     fake_quantize,
     quantization_error,
@@ -98,3 +100,98 @@ def test_copies_keep_their_own_calibration():
     copied = copy.deepcopy(quantizer)
     copied.reset()
     assert quantizer.is_calibrated and not copied.is_calibrated
+
+
+def make_quantizers(kind):
+    """A calibrated quantizer twice, with a fixed scale and with a learned one, and an input."""
+    quantizers = []
+    for _ in range(2):
+        if kind == "weight":
+            x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+            quantizer = WeightQuantizer(QuantSpec(4), 3)
+            quantizer.calibrate(0.7 * x)
+        else:
+            x = torch.randn(200, generator=torch.Generator().manual_seed(0))
+            quantizer = ActivationQuantizer(AFFINE)
+            quantizer.set_range(-1, 2)
+        quantizers.append(quantizer)
+    quantizers[1].learn_scale(StepGradient.LSQ, 40)
+    return *quantizers, x
+
+
+@pytest.mark.parametrize("kind", ["weight", "activation"])
+def test_learned_scale_has_the_names_and_the_outputs_of_a_fixed_one(kind):
+    fixed, learned, x = make_quantizers(kind)
+    assert learned.is_learned and not fixed.is_learned
+    assert [name for name, _ in learned.named_parameters()] == ["scale"]
+    assert not list(fixed.parameters())
+    assert set(learned.state_dict()) == set(fixed.state_dict())
+    assert torch.equal(learned(x), fixed(x)) and torch.equal(learned.quantize(x), fixed.quantize(x))
+    learned.fix_scale()
+    assert not learned.is_learned and not list(learned.parameters())
+    assert set(learned.state_dict()) == set(fixed.state_dict())
+    assert torch.equal(learned(x), fixed(x)) and not learned(x).requires_grad
+    learned.fix_scale()  # a second time changes nothing
+    assert torch.equal(learned(x), fixed(x))
+
+
+@pytest.mark.parametrize("kind", ["weight", "activation"])
+@pytest.mark.parametrize("learned_first", [True, False])
+def test_state_dicts_of_learned_and_fixed_scales_are_exchanged(kind, learned_first):
+    source, target, x = make_quantizers(kind)
+    if learned_first:
+        source, target = target, source
+    source.set_scale(source.scale.detach() * 1.5)
+    scale, is_learned = target.scale, target.is_learned
+    target.load_state_dict(source.state_dict(), strict=True)
+    assert target.scale is scale and target.is_learned == is_learned
+    assert torch.equal(target(x), source(x))
+
+
+@pytest.mark.parametrize("kind", ["weight", "activation"])
+def test_copies_of_a_learned_scale(kind):
+    _, quantizer, x = make_quantizers(kind)
+    copied = copy.deepcopy(quantizer)
+    assert copied.is_learned and torch.equal(copied(x), quantizer(x))
+    copied(x).sum().backward()
+    assert copied.scale.grad is not None and quantizer.scale.grad is None
+
+
+def test_factor_of_lsq_and_of_pact():
+    """`1 / sqrt(N qmax)` and 1."""
+    x = torch.linspace(-3, 3, 50)
+    for gradient, factor in ((StepGradient.LSQ, (50 * 255) ** -0.5), (StepGradient.PACT, 1.0)):
+        quantizer = ActivationQuantizer(AFFINE)
+        quantizer.set_range(-1, 2)
+        quantizer.learn_scale(gradient, 50)
+        quantizer(x).sum().backward()
+        scale = quantizer.scale.detach().clone().requires_grad_()
+        step = LearnedStep(gradient, factor)
+        fake_quantize(x, scale, AFFINE, quantizer.zero_point, step).sum().backward()
+        assert torch.equal(quantizer.scale.grad, scale.grad) and scale.grad.abs() > 0
+
+
+@pytest.mark.parametrize("kind", ["weight", "activation"])
+def test_scale_that_is_not_used_has_gradient_zero(kind):
+    """Not None: DistributedDataParallel waits for every parameter."""
+    _, quantizer, x = make_quantizers(kind)
+    quantizer.reset()
+    x.requires_grad_()
+    with bypassed(quantizer, FakeQuantizer):
+        values = quantizer(x)
+        assert torch.equal(values, x)
+        (3 * values).sum().backward()
+    assert torch.equal(quantizer.scale.grad, torch.zeros_like(quantizer.scale))
+    assert torch.equal(x.grad, torch.full_like(x, 3.0))
+    with bypassed(quantizer, FakeQuantizer), torch.no_grad():
+        assert torch.equal(quantizer(x), x)
+
+
+def test_second_derivatives_pass_through_a_learned_scale_that_is_not_used():
+    _, quantizer, x = make_quantizers("weight")
+    x.requires_grad_()
+    with bypassed(quantizer, FakeQuantizer):
+        (gradient,) = torch.autograd.grad(quantizer(x).pow(3).sum(), x, create_graph=True)
+    of_x, of_scale = torch.autograd.grad(gradient.sum(), [x, quantizer.scale], materialize_grads=True)
+    torch.testing.assert_close(of_x, 6 * x)
+    assert torch.equal(of_scale, torch.zeros_like(of_scale))
