@@ -6,7 +6,12 @@ from fisher_detr.data.builtin import register_builtin
 from fisher_detr.data.mapper import DetrDatasetMapper
 from fisher_detr.data.metadata import complete_metadata, dataset_ids
 from fisher_detr.data.presence import check_dataset
-from fisher_detr.data.register import CocoDataset, datasets_root, register_from_config_strings
+from fisher_detr.data.register import (
+    CocoDataset,
+    class_counts,
+    datasets_root,
+    register_from_config_strings,
+)
 from fisher_detr.data.sampling import sample_calibration_images
 from fisher_detr.data.train_loader import TrainLoader
 
@@ -18,6 +23,7 @@ __all__ = [
     "TrainLoader",
     "aspect_ratio_groups",
     "check_dataset",
+    "class_counts",
     "complete_metadata",
     "dataset_ids",
     "datasets_root",

@@ -139,6 +139,15 @@ def parse_entry(entry: str) -> tuple[str, str, str]:
     return name.strip(), _absolute(json_file), _absolute(image_root)
 
 
+def class_counts(name: str) -> np.ndarray | None:
+    """Number of objects of each class in a data set, crowd regions left out; None: it is not one of these."""
+    dataset = DatasetCatalog[name]
+    if not isinstance(dataset, CocoDataset):
+        return None
+    data = dataset.annotations
+    return np.bincount(data.class_index[~data.crowd], minlength=len(data.category_ids))
+
+
 def datasets_root() -> str:
     """The folder of all data sets: what `$DETECTRON2_DATASETS` names, else `datasets`, as for Detectron2."""
     return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS") or "datasets")

@@ -11,12 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
-from fisher_detr.engine.qat_settings import (
-    PenaltyObjective,
-    distillation_settings,
-    penalty_settings,
-    schedule,
-)
+from fisher_detr.engine.qat_check import missing_objects, needs_critical_set, quantized_training
+from fisher_detr.engine.qat_settings import PenaltyObjective
 from fisher_detr.fisher import PenaltyMethod, TraceEstimate
 from fisher_detr.modeling import BoxLoss
 from fisher_detr.quantization import RangeMethod, ScaleTraining
@@ -79,8 +75,8 @@ def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> Non
         mistakes += [*_quantization(cfg), *_allocation(cfg)]
     if trains:
         mistakes += [*_mixed_precision(cfg), *_critical_training(cfg)]
-        if cfg.QUANT.QAT.ENABLED and not mistakes:  # what follows reads choices
-            mistakes += _quantized_training(cfg)
+        if not mistakes:  # what follows reads choices and sets
+            mistakes += [*missing_objects(cfg), *(quantized_training(cfg) if cfg.QUANT.QAT.ENABLED else ())]
     if mistakes:
         raise ValueError("config: " + "; ".join(mistakes))
     for warning in [*_without_effect(cfg), *(_frozen_at_random(cfg) if trains else ())]:
@@ -222,35 +218,15 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
 
 
 def _critical_training(cfg: CfgNode) -> Iterator[str]:
-    weight, penalty = cfg.CRITICAL.TRAIN_WEIGHT, cfg.QUANT.QAT.PENALTY
+    weight, wants = cfg.CRITICAL.TRAIN_WEIGHT, needs_critical_set(cfg)
     if not 0 <= weight < float("inf"):
         yield f"CRITICAL.TRAIN_WEIGHT is {weight:g}, expected 0 (none) or more"
-    of_critical = penalty.WEIGHT and penalty.OBJECTIVE == PenaltyObjective.CRITICAL
-    wants = ["CRITICAL.TRAIN_WEIGHT"] if weight else []
-    wants += ["QUANT.QAT.PENALTY"] if cfg.QUANT.QAT.ENABLED and of_critical else []
     if not wants:
         return
     if not cfg.CRITICAL.TARGET:
         yield f"CRITICAL.TARGET is empty: {' and '.join(wants)} needs a critical set, name it there"
     else:
         yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
-
-
-def _quantized_training(cfg: CfgNode) -> Iterator[str]:
-    keys = cfg.QUANT.QAT
-    if keys.WEIGHT_SCALE == ScaleTraining.PACT:
-        yield "QUANT.QAT.WEIGHT_SCALE is 'pact', which is about activations: take 'lsq'"
-    if not 0 < keys.RANGE_MOMENTUM <= 1:
-        yield f"QUANT.QAT.RANGE_MOMENTUM is {keys.RANGE_MOMENTUM:g}, expected above 0 and at most 1"
-    for name, build in (
-        ("QUANT.QAT.PENALTY", penalty_settings),
-        ("QUANT.QAT.DISTILL", distillation_settings),
-        ("QUANT.QAT", schedule),
-    ):
-        try:
-            build(cfg)
-        except ValueError as error:
-            yield f"{name}: {error}"
 
 
 def _without_effect(cfg: CfgNode) -> Iterator[str]:
