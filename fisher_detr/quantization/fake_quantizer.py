@@ -23,7 +23,7 @@ class QuantizerMode(enum.Enum):
 class FakeQuantizer(nn.Module):
     """Fake-quantizes its input with one scale, or one for each channel.
 
-    The scale is NaN until it is set, and a module with such a scale refuses to run: whether a quantizer is
+    The scale is 0 until it is set, and a module with such a scale refuses to run: whether a quantizer is
     calibrated is part of the state dict. The width is in it as well, so that a checkpoint of other widths is
     refused. A learned scale is a parameter of the same name as the buffer it replaces: state dicts of
     training and of deployment are the same.
@@ -50,7 +50,7 @@ class FakeQuantizer(nn.Module):
         self._step = LearnedStep()
         # None: look at the buffer. Its answer is kept, because on a GPU every look waits for the device.
         self._is_calibrated: bool | None = False
-        self.register_buffer("scale", torch.full((num_scales,), torch.nan))
+        self.register_buffer("scale", torch.zeros(num_scales))
         self.register_buffer(
             "zero_point", torch.zeros(num_scales, dtype=torch.int32), persistent=not spec.symmetric
         )
@@ -128,7 +128,7 @@ class FakeQuantizer(nn.Module):
     @torch.no_grad()
     def reset(self) -> None:
         """Forget the calibration."""
-        self.scale.fill_(torch.nan)
+        self.scale.zero_()
         self._is_calibrated = False
 
     def extra_repr(self) -> str:

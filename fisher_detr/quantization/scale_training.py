@@ -86,8 +86,9 @@ def learned_scales(model: nn.Module) -> Iterator[nn.Parameter]:
 
 @torch.no_grad()
 def keep_scales_positive(model: nn.Module) -> None:
-    """Lift learned scales that an optimizer step has made 0 or negative."""
-    scales = list(learned_scales(model))
+    """Lift learned scales that an optimizer step has made 0 or negative; those that are not set stay so."""
+    quantizers = [m for m in model.modules() if isinstance(m, FakeQuantizer) and m.is_learned]
+    scales = [quantizer.scale for quantizer in quantizers if quantizer.is_calibrated]
     if scales:
         torch._foreach_clamp_min_(scales, SMALLEST_SCALE)
 
