@@ -128,5 +128,10 @@ class _Memory:
         if self._position is None:
             self._matchings.append(match())
             return self._matchings[-1]
+        if self._position == len(self._matchings):
+            raise RuntimeError(
+                f"call {self._position} of a matcher that repeats {len(self._matchings)} matchings: both "
+                "evaluations must match the same predictions in the same order"
+            )
         self._position += 1
         return self._matchings[self._position - 1]

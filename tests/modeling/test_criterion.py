@@ -198,6 +198,18 @@ def test_every_process_divides_by_the_mean_number_of_objects(monkeypatch):
     torch.testing.assert_close(shared["loss_ce"], alone["loss_ce"])
 
 
+def test_one_image_as_one_sample_asks_no_other_process(monkeypatch):
+    """Where the ranks do not all call, a collective would wait for ever."""
+    predictions, targets = random_problem([3])
+    chosen = CategorySet("chosen", (0, 2), NUM_CLASSES)
+    alone = make_criterion()(predictions, targets)
+    critical = critical_losses(make_criterion(), predictions, targets, chosen)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda _: pytest.fail("a collective"))
+    assert make_criterion()(predictions, targets, across_ranks=False) == alone
+    assert critical_losses(make_criterion(), predictions, targets, chosen, across_ranks=False) == critical
+
+
 def test_half_precision_is_widened():
     half = Predictions(torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.bfloat16))
     assert {half.in_float32().logits.dtype, half.in_float32().boxes.dtype} == {torch.float32}

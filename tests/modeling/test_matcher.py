@@ -94,3 +94,47 @@ def test_no_gradient_and_no_change_of_the_inputs():
 def test_all_costs_zero_is_an_error():
     with pytest.raises(ValueError, match="all matching costs are 0"):
         HungarianMatcher(class_cost=0, l1_cost=0, giou_cost=0)
+
+
+def test_matchings_are_repeated_in_their_order():
+    """What was matched first is given again, whatever the predictions are by then."""
+    matcher = HungarianMatcher()
+    problems = [random_problem([3, 1], seed=1), random_problem([2], seed=2)]
+    others = [random_problem([3, 1], seed=3), random_problem([2], seed=4)]
+    assert as_rows(matcher(*problems[0])) != as_rows(matcher(*others[0]))
+    with matcher.repeating() as rewind:
+        first = [matcher(*problem) for problem in problems]
+        for _ in range(2):
+            rewind()
+            assert all(matcher(*other) is one for other, one in zip(others, first, strict=True))
+    assert [as_rows(one) for one in first] == [as_rows(matcher(*problem)) for problem in problems]
+    assert as_rows(matcher(*others[0])) != as_rows(first[0])  # afterwards it matches again
+
+
+def test_repeated_matchings_ask_for_no_costs(monkeypatch):
+    matcher = HungarianMatcher()
+    calls, match = [], matcher.match
+    monkeypatch.setattr(matcher, "match", lambda *problem: calls.append(problem) or match(*problem))
+    with matcher.repeating() as rewind:
+        matcher(*random_problem([3]))
+        rewind()
+        matcher(*random_problem([3]))
+    assert len(calls) == 1
+
+
+def test_more_matchings_than_were_remembered():
+    matcher = HungarianMatcher()
+    with matcher.repeating() as rewind:
+        matcher(*random_problem([3]))
+        rewind()
+        matcher(*random_problem([3]))
+        with pytest.raises(RuntimeError, match="call 1 of a matcher that repeats 1 matchings: both evalu"):
+            matcher(*random_problem([3]))
+
+
+def test_memory_ends_with_an_error():
+    matcher = HungarianMatcher()
+    with pytest.raises(ZeroDivisionError), matcher.repeating():
+        matcher(*random_problem([3], seed=1))
+        raise ZeroDivisionError
+    assert as_rows(matcher(*random_problem([3], seed=2))) == as_rows(matcher(*random_problem([3], seed=2)))
