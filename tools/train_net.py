@@ -5,9 +5,11 @@ tools/train_net.py --config-file configs/street/detr_small.yaml
 tools/train_net.py --config-file ... --resume
 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 tools/train_net.py --config-file ... QUANT.ENABLED True ALLOCATION.ARM fisher_critical
+torchrun --nproc_per_node 2 tools/train_net.py --config-file ...
 """
 
 import argparse
+import contextlib
 import re
 import sys
 
@@ -15,7 +17,7 @@ import torch
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessRaisedException
 
-from fisher_detr.engine import run_training_command
+from fisher_detr.engine import Rank, device_type, run_training_command
 
 
 class Mistake(Exception):
@@ -28,14 +30,28 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command, on one process or one for each GPU; a user's mistake ends in one line."""
+    """Run the command, on one process or several; a user's mistake ends in one line."""
+    rank = Rank.from_environment()
     try:
-        if args.num_gpus > 1 or args.num_machines > 1:
+        if rank:
+            run_rank(rank, args)
+        elif args.num_gpus > 1 or args.num_machines > 1:
             launch_on_gpus(args)
         else:
             command(args)
     except Mistake as mistake:
         sys.exit(f"train_net: {mistake}")
+
+
+def run_rank(rank: Rank, args: argparse.Namespace) -> None:
+    """Run the command as one of torchrun's processes; of several that fail the first one speaks."""
+    try:
+        if args.num_gpus > 1 or args.num_machines > 1:
+            raise Mistake("torchrun has started this process: leave out --num-gpus and --num-machines")
+        command(args, rank)
+    except Exception:
+        rank.let_first_speak()
+        raise
 
 
 def launch_on_gpus(args: argparse.Namespace) -> None:
@@ -53,14 +69,19 @@ def launch_on_gpus(args: argparse.Namespace) -> None:
         raise Mistake(line) from None
 
 
-def command(args: argparse.Namespace) -> None:
+def command(args: argparse.Namespace, rank: Rank | None = None) -> None:
     """Run the command in this process.
+
+    Args:
+        args: of the command line.
+        rank: of torchrun, which is still to be joined with the others; None: there is nothing to join.
 
     Raises:
         Mistake: in place of the errors that the package raises for a user.
     """
     try:
-        run_training_command(args)
+        with rank.joined(device_type(args)) if rank else contextlib.nullcontext():
+            run_training_command(args)
     except (ValueError, KeyError, OSError, FloatingPointError) as error:
         raise Mistake(one_line(error)) from error
 

@@ -8,7 +8,8 @@ from fisher_detr.engine.compare import (
     evaluate_plan,
     float_bytes,
 )
-from fisher_detr.engine.defaults import load_config, setup
+from fisher_detr.engine.defaults import device_type, load_config, setup
+from fisher_detr.engine.distributed import Rank
 from fisher_detr.engine.environment import environment
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.post_training import PostTrainingQuantizer, run_post_training
@@ -24,7 +25,9 @@ __all__ = [
     "PostTrainingQuantizer",
     "QATHook",
     "QATSchedule",
+    "Rank",
     "Trainer",
+    "device_type",
     "environment",
     "evaluate",
     "evaluate_arms",

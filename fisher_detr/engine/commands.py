@@ -10,6 +10,7 @@ from detectron2.utils import comm
 
 from fisher_detr.checkpoint import SafeCheckpointer
 from fisher_detr.engine.defaults import save_config, setup
+from fisher_detr.engine.distributed import main_process_works
 from fisher_detr.engine.post_training import run_post_training
 from fisher_detr.engine.qat import is_quantized, quantize_for_training
 from fisher_detr.engine.trainer import Trainer
@@ -80,9 +81,8 @@ def quantized_start(cfg: CfgNode, resume: bool = False) -> CfgNode:
         start.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "start")
         training.MODEL.WEIGHTS = os.path.join(start.OUTPUT_DIR, f"{QUANTIZED_NAME}.pth")
         training.QUANT.QAT.DISTILL.TEACHER = cfg.QUANT.QAT.DISTILL.TEACHER or cfg.MODEL.WEIGHTS
-        if comm.is_main_process() and not (resume and os.path.exists(training.MODEL.WEIGHTS)):
-            quantize(start)
-        comm.synchronize()
+        if not (resume and os.path.exists(training.MODEL.WEIGHTS)):
+            quantize_once(start)
     elif cfg.QUANT.QAT.DISTILL.ENABLED and not cfg.QUANT.QAT.DISTILL.TEACHER:
         raise ValueError(
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is quantized already: name the checkpoint in full precision "
@@ -117,20 +117,38 @@ def load_float(cfg: CfgNode, resume: bool = False) -> DetrBase:
 
 
 def quantize(cfg: CfgNode) -> DetrBase:
+    """The model that `quantize_once` makes: on every rank the same."""
+    model = quantize_once(cfg)
+    if model is not None:
+        return model
+    made = cfg.clone()
+    made.defrost()
+    made.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, f"{QUANTIZED_NAME}.pth")
+    return load_quantized(made)
+
+
+def quantize_once(cfg: CfgNode) -> DetrBase | None:
     """Quantize MODEL.WEIGHTS after training; save the quantized model and its config beside its allocation.
 
-    A training in the same OUTPUT_DIR keeps its config and can still be resumed.
+    A training in the same OUTPUT_DIR keeps its config and can still be resumed. The main process does it
+    alone, and the others wait.
+
+    Returns:
+        the model; None in the other processes.
 
     Raises:
         ValueError: no data set to calibrate on is named.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to calibrate on")
-    quantized = run_post_training(cfg, load_float(cfg))
-    checkpointer = SafeCheckpointer(quantized.model, cfg.OUTPUT_DIR)
-    checkpointer.save(QUANTIZED_NAME, tag=False, bits=dict(quantized.allocation.bits))
-    save_config(cfg, f"{QUANTIZED_NAME}.yaml")
-    return quantized.model
+    with main_process_works():
+        if not comm.is_main_process():
+            return None
+        quantized = run_post_training(cfg, load_float(cfg))
+        checkpointer = SafeCheckpointer(quantized.model, cfg.OUTPUT_DIR)
+        checkpointer.save(QUANTIZED_NAME, tag=False, bits=dict(quantized.allocation.bits))
+        save_config(cfg, f"{QUANTIZED_NAME}.yaml")
+        return quantized.model
 
 
 def load_quantized(cfg: CfgNode) -> DetrBase:

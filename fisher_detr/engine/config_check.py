@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
+from fisher_detr.engine.loaders import TrainSampler
 from fisher_detr.engine.qat_check import missing_objects, needs_critical_set, quantized_training
 from fisher_detr.engine.qat_settings import PenaltyObjective
 from fisher_detr.fisher import PenaltyMethod, TraceEstimate
@@ -31,6 +32,7 @@ from fisher_detr.structures import (
 logger = logging.getLogger(__name__)
 
 _CHOICES: dict[str, type[enum.StrEnum]] = {
+    "DATALOADER.SAMPLER_TRAIN": TrainSampler,
     "INPUT.DETR_AUG.CROP_TYPE": CropType,
     "MODEL.DETR.CLASS_LOSS": ClassLoss,
     "CRITICAL.BOX_LOSS": BoxLoss,

@@ -58,6 +58,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def device_type(args: argparse.Namespace) -> str:
+    """Kind of the device that `setup` will choose for the model: "cuda" or "cpu"; nothing is set up yet."""
+    wanted = _read(args.config_file, args.opts).MODEL.DEVICE.partition(":")[0]
+    return wanted if wanted != "cuda" or torch.cuda.is_available() else "cpu"
+
+
 def prepare(cfg: CfgNode, splits: Sequence[str] = SPLITS) -> CfgNode:
     """Fit a config to this machine in place, register its data sets, read those of `splits`, and check it."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

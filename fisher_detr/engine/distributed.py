@@ -2,13 +2,17 @@
 
 import contextlib
 import datetime
+import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 import torch
 from detectron2.utils import comm
 from torch import distributed, nn
+
+logger = logging.getLogger(__name__)
 
 # What torchrun tells each process that it starts.
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -16,7 +20,7 @@ _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_
 _JOIN = datetime.timedelta(minutes=10)  # until all machines are there
 _EXCHANGE = datetime.timedelta(minutes=30)  # until all ranks have come to an exchange
 _PATIENCE = datetime.timedelta(days=30)  # until the main process has done what it does alone
-_TELL = datetime.timedelta(seconds=10)  # until the first rank to fail has told why
+_SPEAKING = 10.0  # seconds until a rank that fails has said why
 
 
 class Rank:
@@ -27,10 +31,10 @@ class Rank:
         self._store, self._rank, self._size = next(distributed.rendezvous("env://", timeout=_JOIN))
         self._failures = distributed.PrefixStore("failures", self._store)
 
-    @staticmethod
-    def is_one() -> bool:
-        """Whether torchrun, or what speaks like it, has started this process."""
-        return all(name in os.environ for name in _ENVIRONMENT)
+    @classmethod
+    def from_environment(cls) -> "Rank | None":
+        """What torchrun, or what speaks like it, has started this process as; None: it has not."""
+        return cls() if all(name in os.environ for name in _ENVIRONMENT) else None
 
     @contextlib.contextmanager
     def joined(self, device: str) -> Iterator[None]:
@@ -60,25 +64,17 @@ class Rank:
         comm._LOCAL_PROCESS_GROUP = None
         distributed.destroy_process_group()
 
-    def fail(self, text: str) -> None:
-        """End this process with status 1, upon which torchrun ends the others.
-
-        Args:
-            text: why; only the first rank to fail says it, the others fail in consequence or alike.
-        """
+    def let_first_speak(self) -> None:
+        """Return in the first rank that fails; the others, which fail alike or in consequence, end mute."""
         try:
             first = int(self._failures.compare_set("first", "", str(self._rank)))
-            if first != self._rank:
-                # What it says would be lost if torchrun saw this rank's end first.
-                self._failures.wait(["told"], _TELL)
-                sys.exit(1)
-        except RuntimeError:  # the store is gone, or the first rank hangs
-            first = None
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-        if first is not None:
-            self._failures.set("told", "")
-        sys.exit(1)
+        except RuntimeError:  # the store is gone, and with it whoever could speak
+            return
+        if first != self._rank:
+            logger.info("Rank %d has failed, and this one with it", first)
+            # Upon the first end of a rank torchrun ends the others: it must not be this one's.
+            time.sleep(_SPEAKING)
+            sys.exit(1)
 
 
 def distribute(model: nn.Module) -> nn.Module:

@@ -65,8 +65,20 @@ def test_training_starts_from_given_weights(trained, output, tmp_path):
     assert all(torch.equal(end[key], start[key]) for key in end)
 
 
-def test_kill_and_resume(trained, tmp_path):
-    """Killed while it saves a checkpoint at each iteration; what is named last is whole."""
+@pytest.fixture
+def one_thread():
+    """As the processes that the tests start have: sums over more threads are rounded otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_kill_and_resume(trained, one_thread, tmp_path):
+    """Killed while it saves a checkpoint at each iteration; what is named last is whole.
+
+    What goes on from there becomes what an uninterrupted training would have become.
+    """
     output = tmp_path / "killed"
     options = ["SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", output]
     told = tmp_path / "stderr"
@@ -92,8 +104,12 @@ def test_kill_and_resume(trained, tmp_path):
     for path in output.glob("model_*.pth"):
         load_tensors(path)
     trained.run("--resume", "SOLVER.MAX_ITER", iteration + 3, "OUTPUT_DIR", output)
-    assert load_tensors(output / "model_final.pth")["iteration"] == iteration + 2
+    resumed = load_tensors(output / "model_final.pth")
+    assert resumed["iteration"] == iteration + 2
     assert not list(output.glob(".*.part"))
+    trained.run("SOLVER.MAX_ITER", iteration + 3, "OUTPUT_DIR", tmp_path / "whole", "TEST.EVAL_PERIOD", 0)
+    whole = load_tensors(tmp_path / "whole" / "model_final.pth")
+    assert all(torch.equal(value, whole["model"][key]) for key, value in resumed["model"].items())
 
 
 @pytest.mark.parametrize("arm", ["uniform", "fisher_critical"])
