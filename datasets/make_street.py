@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from command_line import exit_status
+
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
@@ -32,23 +34,21 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def draw(args: argparse.Namespace) -> int:
     """Makes what is missing and says so; returns the exit status."""
-    args = parse_args(arguments)
-    from fisher_detr.data.street import DatasetFolderError, make_dataset  # late: --help needs no torch
+    from fisher_detr.data.street import make_dataset  # late: --help needs no torch
 
     sizes = {split: getattr(args, f"num_{split}") for split in args.splits}
-    try:
-        made = make_dataset(args.output, sizes, args.seed, args.workers, args.force)
-    except (DatasetFolderError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    made = make_dataset(args.output, sizes, args.seed, args.workers, args.force)
     counts = ", ".join(f"{count} {split}" for split, count in sizes.items())
     print(f"street: {counts} images {'made' if made else 'were already'} in {args.output}")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draws the data set; returns the exit status."""
+    args = parse_args(arguments)
+    return exit_status(lambda: draw(args), "where it stopped")
 
 
 if __name__ == "__main__":

@@ -6,48 +6,30 @@ Example:
 """
 
 import argparse
-import os
 import sys
-from pathlib import Path
+
+from command_line import exit_status, preparation_parser, run_preparation
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser(),
-        help="folder that holds cityscapes/",
-    )
-    parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=["train", "val"])
-    parser.add_argument("--check", action="store_true", help="say what is missing and change nothing")
+    parser = preparation_parser(__doc__, "cityscapes")
     parser.add_argument("--subset", action="store_true", help="take less than the official splits")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Makes what is missing and says so; returns the exit status, with --check 1 if anything is missing."""
-    args = parse_args(arguments)
-    from fisher_detr.data import cityscapes  # late: --help needs no torch
+def prepare(args: argparse.Namespace) -> int:
+    """Makes what is missing, city by city; returns the exit status."""
+    from fisher_detr.data.cityscapes import missing_of_cityscapes, prepare_cityscapes
 
-    try:
-        made = [] if args.check else cityscapes.prepare_cityscapes(args.root, args.splits, args.subset)
-        missing = cityscapes.missing_of_cityscapes(args.root, args.splits, args.subset)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the next city", file=sys.stderr)
-        return 130
-    for line in missing:
-        print(f"missing: {line}")
-    if made or not missing:
-        names = ", ".join(f"cityscapes_fine_detection_{split}" for split in args.splits)
-        print(f"cityscapes: {', '.join(made) or 'nothing'} made; data sets {names} in {args.root}")
-    return int(args.check and bool(missing))
+    dataset = "cityscapes_fine_detection_{}"
+    return run_preparation(args, prepare_cityscapes, missing_of_cityscapes, dataset, subset=args.subset)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepares the data set and says so; returns the exit status, with --check 1 if anything is missing."""
+    args = parse_args(arguments)
+    return exit_status(lambda: prepare(args), "with the next city")
 
 
 if __name__ == "__main__":

@@ -6,47 +6,23 @@ Example:
 """
 
 import argparse
-import os
 import sys
-from pathlib import Path
+
+from command_line import exit_status, preparation_parser, run_preparation
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser(),
-        help="folder that holds coco/",
-    )
-    parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=["train", "val"])
-    parser.add_argument("--check", action="store_true", help="say what is missing and change nothing")
-    return parser.parse_args(arguments)
+def prepare(args: argparse.Namespace) -> int:
+    """Makes what is missing, split by split; returns the exit status."""
+    from fisher_detr.data.coco_panoptic import missing_of_coco_panoptic, prepare_coco_panoptic
+
+    dataset = "coco_2017_{}_panoptic_detection"
+    return run_preparation(args, prepare_coco_panoptic, missing_of_coco_panoptic, dataset)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes what is missing and says so; returns the exit status, with --check 1 if anything is missing."""
-    args = parse_args(arguments)
-    from fisher_detr.data import coco_panoptic  # late: --help needs no torch
-
-    try:
-        made = [] if args.check else coco_panoptic.prepare_coco_panoptic(args.root, args.splits)
-        missing = coco_panoptic.missing_of_coco_panoptic(args.root, args.splits)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the next split", file=sys.stderr)
-        return 130
-    for line in missing:
-        print(f"missing: {line}")
-    if made or not missing:
-        names = ", ".join(f"coco_2017_{split}_panoptic_detection" for split in args.splits)
-        print(f"coco_panoptic: {', '.join(made) or 'nothing'} made; data sets {names} in {args.root}")
-    return int(args.check and bool(missing))
+    """Prepares the data set and says so; returns the exit status, with --check 1 if anything is missing."""
+    args = preparation_parser(__doc__, "coco").parse_args(arguments)
+    return exit_status(lambda: prepare(args), "with the next split")
 
 
 if __name__ == "__main__":

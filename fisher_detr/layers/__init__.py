@@ -6,7 +6,7 @@ from fisher_detr.layers.detections import select_detections
 from fisher_detr.layers.dropout import Dropout, dropout
 from fisher_detr.layers.mlp import MLP
 from fisher_detr.layers.modes import in_eval_mode, twice_differentiable
-from fisher_detr.layers.ms_deform_attn import DeformableSampling, MSDeformAttn, SamplingMethod
+from fisher_detr.layers.ms_deform_attn import DeformableSampling, Levels, MSDeformAttn, SamplingMethod
 from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
 from fisher_detr.layers.precision import at_least_float32
 
@@ -15,6 +15,7 @@ __all__ = [
     "AttentionProducts",
     "DeformableSampling",
     "Dropout",
+    "Levels",
     "MSDeformAttn",
     "MultiheadAttention",
     "SamplingMethod",

@@ -3,9 +3,10 @@
 Shapes: B batch, H heads, T queries, D width, d = D / H, L levels, P points, S tokens of all levels.
 """
 
+import dataclasses
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,30 @@ from torch.nn import functional as F
 
 from fisher_detr.layers.precision import at_least_float32
 
-Shapes = Sequence[tuple[int, int]]  # height and width of every level
+
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """Where the maps of all levels are in one sequence of tokens, for Python and for the device.
+
+    Made once and handed to every layer: each tensor made of Python's numbers is a copy to the device.
+
+    Attributes:
+        shapes: height and width of the L levels.
+        sizes: [L, 2] float32, width and height in pixels.
+        starts: [L] int64, each level's first token.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    sizes: Tensor
+    starts: Tensor
+
+    @classmethod
+    def from_shapes(cls, shapes: Iterable[tuple[int, int]], device: torch.device | None = None) -> "Levels":
+        """Describe levels by height and width of each, on the tokens' device (None: torch's default)."""
+        shapes = tuple((h, w) for h, w in shapes)
+        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
+        areas = sizes.prod(-1).long()
+        return cls(shapes, sizes, areas.cumsum(0) - areas)
 
 
 class SamplingMethod(enum.StrEnum):
@@ -34,12 +58,12 @@ class DeformableSampling(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, values: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
         """Sample; float32 or wider, inside autocast too.
 
         Args:
             values: [B, S, H, d], the levels one after the other.
-            shapes: of the L levels.
+            levels: the L levels, on the values' device.
             locations: [B, T, H, L, P, 2], x and y as parts of the level's map; outside of it values are 0.
             weights: [B, T, H, L, P].
 
@@ -48,7 +72,7 @@ class DeformableSampling(nn.Module):
         """
         sample = _SAMPLERS[self.method]
         with torch.autocast(values.device.type, enabled=False):
-            return sample(*map(at_least_float32, (values, locations, weights)), shapes)
+            return sample(*map(at_least_float32, (values, locations, weights)), levels)
 
 
 class MSDeformAttn(nn.Module):
@@ -85,7 +109,7 @@ class MSDeformAttn(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, query: Tensor, reference: Tensor, tokens: Tensor, shapes: Shapes, mask: Tensor | None = None
+        self, query: Tensor, reference: Tensor, tokens: Tensor, levels: Levels, mask: Tensor | None = None
     ) -> Tensor:
         """Attend.
 
@@ -93,8 +117,8 @@ class MSDeformAttn(nn.Module):
             query: [B, T, D].
             reference: [B, T, L, 2], points x, y, or [B, T, L, 4], boxes center x, center y, width, height, as
                 parts of each level's map with its padding.
-            tokens: [B, S, D].
-            shapes: of the L levels.
+            tokens: [B, S, D], the levels one after the other.
+            levels: the L levels, on the tokens' device; alone, `Levels.from_shapes(shapes, tokens.device)`.
             mask: bool [B, S], True inside the image; None: no padding.
 
         Returns:
@@ -110,61 +134,58 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
         sampled = self.sampling(
             values.unflatten(-1, (self.num_heads, -1)),
-            shapes,
-            self._locations(reference, offsets, shapes),
+            levels,
+            self._locations(reference, offsets, levels),
             weights.unflatten(-1, grid[1:]),
         )
         return self.out_proj(sampled.to(query.dtype))
 
-    def _locations(self, reference: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
+    def _locations(self, reference: Tensor, offsets: Tensor, levels: Levels) -> Tensor:
         """Offsets count pixels around points, and parts of half a box around boxes."""
         reference = reference[:, :, None, :, None]  # [B, T, 1, L, 1, 2 or 4]
         if reference.shape[-1] == 4:
             scale = reference[..., 2:] * (0.5 / self.num_points)
         else:
-            scale = 1 / offsets.new_tensor([(w, h) for h, w in shapes])[:, None]  # [L, 1, 2]
+            scale = 1 / levels.sizes.to(offsets.dtype)[:, None]  # [L, 1, 2]
         return reference[..., :2] + offsets * scale
 
 
-def _grid_sample(values: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
+def _grid_sample(values: Tensor, locations: Tensor, weights: Tensor, levels: Levels) -> Tensor:
     num_heads = values.shape[2]
     # Points before queries: sums over the last of few are slow.
     grids = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # [L, B H, P, T, 2]
     weights = weights.permute(3, 0, 2, 4, 1).flatten(1, 2)  # [L, B H, P, T]
     sums = 0
-    for level, tokens in enumerate(values.split([h * w for h, w in shapes], dim=1)):
-        maps = tokens.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shapes[level])  # [B H, d, h, w]
+    for level, tokens in enumerate(values.split([h * w for h, w in levels.shapes], dim=1)):
+        maps = tokens.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, levels.shapes[level])  # [B H, d, h, w]
         sampled = F.grid_sample(maps, grids[level], align_corners=False)  # [B H, d, P, T]
         sums = sums + (sampled * weights[level][:, None]).sum(2)
     return sums.unflatten(0, (-1, num_heads)).permute(0, 3, 1, 2).flatten(2)
 
 
-def _gather(values: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    batch, num_tokens, num_heads, width = values.shape
-    indices, weights = _corners(locations, weights, shapes)  # [B, T, H, 4 L P]
-    rows = indices.transpose(1, 2).flatten(2)[..., None].expand(-1, -1, -1, width)  # [B, H, T 4 L P, d]
+def _gather(values: Tensor, locations: Tensor, weights: Tensor, levels: Levels) -> Tensor:
+    indices, weights = _corners(locations, weights, levels)  # [B, T, H, 4 L P]
+    rows = indices.transpose(1, 2).flatten(2)[..., None]  # [B, H, T 4 L P, 1]
+    rows = rows.expand(-1, -1, -1, values.shape[-1])
     corners = values.transpose(1, 2).gather(2, rows).unflatten(2, (-1, indices.shape[-1]))
     return torch.einsum("bhtkd,bthk->bthd", corners, weights).flatten(2)
 
 
-def _corners(locations: Tensor, weights: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
+def _corners(locations: Tensor, weights: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
     """The four pixels around every point: tokens and weights [B, T, H, 4 L P]."""
-    size = locations.new_tensor([(w, h) for h, w in shapes])  # [L, 2]
-    starts = torch.tensor([0, *(h * w for h, w in shapes[:-1])], device=size.device).cumsum(0)  # [L]
-    points = locations * size[:, None] - 0.5  # pixel centers are whole numbers
-    low = points.detach().floor()
-    part = points - low
+    sizes = levels.sizes.to(locations.dtype)[:, None]  # [L, 1, 2]
+    width, height = sizes.unbind(-1)
+    x, y = (locations * sizes - 0.5).unbind(-1)  # pixel centers are whole numbers
+    left, top = x.detach().floor(), y.detach().floor()
+    columns = (left, left + 1 - x), (left + 1, x - left)  # and their shares
+    rows = (top, top + 1 - y), (top + 1, y - top)
     tokens, products = [], []
-    for right in (0, 1):
-        for down in (0, 1):
-            pixel = low + low.new_tensor([right, down])
-            inside = ((pixel >= 0) & (pixel < size[:, None])).all(-1)
-            x, y = torch.where(inside[..., None], pixel, 0).long().unbind(-1)
-            tokens.append(starts[:, None] + y * size[:, None, 0].long() + x)
-            share = (part[..., 0] if right else 1 - part[..., 0]) * (
-                part[..., 1] if down else 1 - part[..., 1]
-            )
-            products.append(weights * share * inside)
+    for column, share_x in columns:
+        for row, share_y in rows:
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            pixel = torch.where(inside, row * width + column, 0).long()
+            tokens.append(levels.starts[:, None] + pixel)
+            products.append(weights * share_x * share_y * inside)
     return torch.stack(tokens, -1).flatten(3), torch.stack(products, -1).flatten(3)
 
 

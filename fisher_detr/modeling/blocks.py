@@ -3,6 +3,7 @@
 Shapes: B batch, Q queries, G query groups, D width.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -17,17 +18,36 @@ from fisher_detr.layers import (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+    """What all encoder and decoder layers of a transformer have in common.
+
+    Attributes:
+        dim: D.
+        num_heads: of the attentions, a divisor of D.
+        hidden_dim: width between the two linear layers of a feed-forward block.
+        dropout: probability, after attentions and linear layers and on attention weights.
+        activation: between the two linear layers.
+    """
+
+    dim: int
+    num_heads: int
+    hidden_dim: int
+    dropout: float = 0.0
+    activation: type[nn.Module] = nn.ReLU
+
+
 class FeedForward(nn.Module):
     """Two linear layers with an activation between them, residual and norm."""
 
-    def __init__(self, dim: int, hidden_dim: int, dropout: float, activation: nn.Module | None = None):
-        """Args are D, the hidden width, the dropout after each linear layer, and the activation (ReLU)."""
+    def __init__(self, spec: LayerSpec):
+        """As the layer that it is a part of."""
         super().__init__()
-        self.linear1 = nn.Linear(dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, dim)
-        self.activation = activation or nn.ReLU()
-        self.norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
+        self.linear1 = nn.Linear(spec.dim, spec.hidden_dim)
+        self.linear2 = nn.Linear(spec.hidden_dim, spec.dim)
+        self.activation = spec.activation()
+        self.norm = nn.LayerNorm(spec.dim)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., D] to [..., D]."""

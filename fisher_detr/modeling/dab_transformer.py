@@ -17,18 +17,19 @@ from fisher_detr.layers import (
     sine_encoding,
     split_heads,
 )
-from fisher_detr.modeling.blocks import FeedForward, initialise, relative_boxes, within_groups
+from fisher_detr.modeling.blocks import FeedForward, LayerSpec, initialise, relative_boxes, within_groups
 from fisher_detr.modeling.transformer import EncoderLayer
 
 
 class DabSelfAttention(nn.Module):
     """Self-attention whose content and position have projections of their own."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float):
-        """Args are D, H and the dropout on attention weights."""
+    def __init__(self, spec: LayerSpec):
+        """As the layer that it is a part of."""
         super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
+        dim = spec.dim
+        self.num_heads = spec.num_heads
+        self.dropout = spec.dropout
         self.q_content_proj = nn.Linear(dim, dim)
         self.q_pos_proj = nn.Linear(dim, dim)
         self.k_content_proj = nn.Linear(dim, dim)
@@ -49,11 +50,12 @@ class DabSelfAttention(nn.Module):
 class DabCrossAttention(nn.Module):
     """Cross-attention on content and position side by side in every head (Conditional DETR's form)."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float, first: bool):
-        """Args are D, H, the dropout on attention weights, and whether the query position counts too."""
+    def __init__(self, spec: LayerSpec, first: bool):
+        """As the layer that it is a part of; in the first the query position counts too."""
         super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
+        dim = spec.dim
+        self.num_heads = spec.num_heads
+        self.dropout = spec.dropout
         self.q_content_proj = nn.Linear(dim, dim)
         self.q_pos_proj = nn.Linear(dim, dim) if first else None
         self.q_sine_proj = nn.Linear(dim, dim)
@@ -93,17 +95,17 @@ class DabCrossAttention(nn.Module):
 
 
 class DabDecoderLayer(nn.Module):
-    """Self-attention among the queries, modulated cross-attention, a feed-forward block with PReLU."""
+    """Self-attention among the queries, modulated cross-attention, a feed-forward block."""
 
-    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float, first: bool):
-        """Args are D, H, the hidden width, the dropout, and whether the layer is the first."""
+    def __init__(self, spec: LayerSpec, first: bool):
+        """Build from what all layers have in common, and whether the layer is the first."""
         super().__init__()
-        self.self_attn = DabSelfAttention(dim, num_heads, dropout)
-        self.self_attn_norm = nn.LayerNorm(dim)
-        self.cross_attn = DabCrossAttention(dim, num_heads, dropout, first)
-        self.cross_attn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden_dim, dropout, nn.PReLU())
-        self.dropout = Dropout(dropout)
+        self.self_attn = DabSelfAttention(spec)
+        self.self_attn_norm = nn.LayerNorm(spec.dim)
+        self.cross_attn = DabCrossAttention(spec, first)
+        self.cross_attn_norm = nn.LayerNorm(spec.dim)
+        self.ffn = FeedForward(spec)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(
         self,
@@ -124,28 +126,17 @@ class DabDecoderLayer(nn.Module):
 class DabTransformer(nn.Module):
     """Encoder and decoder of DAB-DETR."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float,
-    ):
-        """Args are D, H, the hidden width of the feed-forward blocks, the depths, and the dropout."""
+    def __init__(self, spec: LayerSpec, *, encoder_layers: int, decoder_layers: int):
+        """Build as many layers as the depths say; the paper's activation is PReLU."""
         super().__init__()
+        dim = spec.dim
         self.encoder_scale = MLP(dim, dim, dim, 2)
-        self.encoder = nn.ModuleList(
-            EncoderLayer(dim, num_heads, hidden_dim, dropout, nn.PReLU()) for _ in range(encoder_layers)
-        )
+        self.encoder = nn.ModuleList(EncoderLayer(spec) for _ in range(encoder_layers))
         self.query_scale = MLP(dim, dim, dim, 2)
         self.ref_point_head = MLP(2 * dim, dim, dim, 2)
         self.ref_anchor_head = MLP(dim, dim, 2, 2)
         self.decoder = nn.ModuleList(
-            DabDecoderLayer(dim, num_heads, hidden_dim, dropout, first=index == 0)
-            for index in range(decoder_layers)
+            DabDecoderLayer(spec, first=index == 0) for index in range(decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
         initialise(self)

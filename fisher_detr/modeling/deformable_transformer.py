@@ -9,22 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from fisher_detr.layers import Dropout, MSDeformAttn, MultiheadAttention
-from fisher_detr.modeling.blocks import FeedForward, initialise, relative_boxes, within_groups
+from fisher_detr.modeling.blocks import FeedForward, LayerSpec, initialise, relative_boxes, within_groups
 from fisher_detr.modeling.pyramid import TokenPyramid
 
 
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention over the tokens, then a feed-forward block."""
 
-    def __init__(
-        self, dim: int, num_heads: int, hidden_dim: int, dropout: float, num_levels: int, num_points: int
-    ):
-        """Args are D, the heads, the hidden width, the dropout, L, and the points of each level."""
+    def __init__(self, spec: LayerSpec, num_levels: int, num_points: int):
+        """Build from what all layers have in common, L, and the points of each level."""
         super().__init__()
-        self.self_attn = MSDeformAttn(dim, num_heads, num_levels, num_points)
-        self.self_attn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden_dim, dropout)
-        self.dropout = Dropout(dropout)
+        self.self_attn = MSDeformAttn(spec.dim, spec.num_heads, num_levels, num_points)
+        self.self_attn_norm = nn.LayerNorm(spec.dim)
+        self.ffn = FeedForward(spec)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(self, tokens: Tensor, reference: Tensor, pyramid: TokenPyramid) -> Tensor:
         """Encode one layer.
@@ -32,29 +30,27 @@ class DeformableEncoderLayer(nn.Module):
         Args:
             tokens: [B, S, D].
             reference: [B, S, L, 2], where the tokens are on each level's map.
-            pyramid: positions, shapes and mask of the tokens.
+            pyramid: positions, levels and mask of the tokens.
 
         Returns:
             [B, S, D].
         """
-        attended = self.self_attn(tokens + pyramid.position, reference, tokens, pyramid.shapes, pyramid.mask)
+        attended = self.self_attn(tokens + pyramid.position, reference, tokens, pyramid.levels, pyramid.mask)
         return self.ffn(self.self_attn_norm(tokens + self.dropout(attended)))
 
 
 class DeformableDecoderLayer(nn.Module):
     """Self-attention among the queries, deformable cross-attention to the tokens, a feed-forward block."""
 
-    def __init__(
-        self, dim: int, num_heads: int, hidden_dim: int, dropout: float, num_levels: int, num_points: int
-    ):
-        """Args are D, the heads, the hidden width, the dropout, L, and the points of each level."""
+    def __init__(self, spec: LayerSpec, num_levels: int, num_points: int):
+        """Build from what all layers have in common, L, and the points of each level."""
         super().__init__()
-        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.self_attn_norm = nn.LayerNorm(dim)
-        self.cross_attn = MSDeformAttn(dim, num_heads, num_levels, num_points)
-        self.cross_attn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden_dim, dropout)
-        self.dropout = Dropout(dropout)
+        self.self_attn = MultiheadAttention(spec.dim, spec.num_heads, spec.dropout)
+        self.self_attn_norm = nn.LayerNorm(spec.dim)
+        self.cross_attn = MSDeformAttn(spec.dim, spec.num_heads, num_levels, num_points)
+        self.cross_attn_norm = nn.LayerNorm(spec.dim)
+        self.ffn = FeedForward(spec)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(
         self,
@@ -72,7 +68,7 @@ class DeformableDecoderLayer(nn.Module):
             query_position: [B, G Q, D].
             reference: [B, G Q, 2 or 4], points or boxes as parts of the image without padding.
             memory: [B, S, D], the encoded tokens.
-            pyramid: shapes and mask of the tokens.
+            pyramid: levels and mask of the tokens.
             groups: G.
 
         Returns:
@@ -82,7 +78,7 @@ class DeformableDecoderLayer(nn.Module):
         attended = within_groups(self.self_attn, groups, located, located, queries)
         queries = self.self_attn_norm(queries + self.dropout(attended))
         attended = self.cross_attn(
-            queries + query_position, pyramid.on_levels(reference), memory, pyramid.shapes, pyramid.mask
+            queries + query_position, pyramid.on_levels(reference), memory, pyramid.levels, pyramid.mask
         )
         queries = self.cross_attn_norm(queries + self.dropout(attended))
         return self.ffn(queries)
@@ -93,27 +89,23 @@ class DeformableTransformer(nn.Module):
 
     def __init__(
         self,
+        spec: LayerSpec,
         *,
-        dim: int,
-        num_heads: int,
-        hidden_dim: int,
         encoder_layers: int,
         decoder_layers: int,
-        dropout: float,
         num_levels: int,
         encoder_points: int,
         decoder_points: int,
     ):
-        """Args are D, the heads, the hidden width, the depths, the dropout, L, and points of each level."""
+        """Build as many layers as the depths say, for L levels and points of each level."""
         super().__init__()
-        common = (dim, num_heads, hidden_dim, dropout, num_levels)
         self.encoder = nn.ModuleList(
-            DeformableEncoderLayer(*common, encoder_points) for _ in range(encoder_layers)
+            DeformableEncoderLayer(spec, num_levels, encoder_points) for _ in range(encoder_layers)
         )
         self.decoder = nn.ModuleList(
-            DeformableDecoderLayer(*common, decoder_points) for _ in range(decoder_layers)
+            DeformableDecoderLayer(spec, num_levels, decoder_points) for _ in range(decoder_layers)
         )
-        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        self.level_embed = nn.Parameter(torch.empty(num_levels, spec.dim))
         initialise(self)
         nn.init.normal_(self.level_embed)
 
@@ -144,7 +136,7 @@ class DeformableTransformer(nn.Module):
             query_position: [B, G Q, D].
             reference: [B, G Q, 2 or 4], points or boxes as parts of the image.
             memory: [B, S, D].
-            pyramid: shapes and mask of the tokens.
+            pyramid: levels and mask of the tokens.
             box_heads: of the N layers, each from states [B, G Q, D] to boxes [B, G Q, 4] relative to the
                 reference, before the sigmoid.
             groups: G.

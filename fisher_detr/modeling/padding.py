@@ -1,4 +1,6 @@
-"""Which part of padded images is image."""
+"""Which part of padded images is image, and feature maps as tokens that know it."""
+
+from collections.abc import Callable
 
 import torch
 from detectron2.structures import ImageList
@@ -26,3 +28,23 @@ def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
 def is_padded(images: ImageList) -> bool:
     """Whether any image is; told by the sizes: to ask the mask would make the host wait for the GPU."""
     return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes)
+
+
+def tokens_of(
+    images: ImageList, maps: Tensor, position_encoding: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A feature map of padded images as what an encoder reads, row by row.
+
+    Args:
+        images: B images.
+        maps: [B, D, H, W].
+        position_encoding: from bool [B, H, W], True inside the image, to [B, D, H, W].
+
+    Returns:
+        tokens [B, S, D], their position encodings [B, S, D], and a mask, bool [B, S], True inside the image;
+        None where no image is padded.
+    """
+    valid = valid_pixels(images, maps.shape[-2:])
+    position = position_encoding(valid).to(maps.dtype)
+    tokens, position = (x.flatten(2).transpose(1, 2) for x in (maps, position))
+    return tokens, position, valid.flatten(1) if is_padded(images) else None

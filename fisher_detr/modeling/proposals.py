@@ -88,7 +88,7 @@ def _anchors(pyramid: TokenPyramid) -> tuple[Tensor, Tensor]:
     centers = pyramid.centers
     sides = [
         torch.full((h * w,), BASE_SIZE * 2.0**level, dtype=centers.dtype, device=centers.device)
-        for level, (h, w) in enumerate(pyramid.shapes)
+        for level, (h, w) in enumerate(pyramid.levels.shapes)
     ]
     sides = torch.cat(sides)[:, None].expand(len(centers), -1, 2)  # [B, S, 2]
     boxes = torch.cat([centers, sides], dim=-1)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fisher_detr.layers import Levels
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenPyramid:
@@ -18,14 +20,14 @@ class TokenPyramid:
         tokens: [B, S, D].
         position: [B, S, D], position encodings.
         mask: bool [B, S], True inside the image; None: no padding.
-        shapes: height and width of the L levels.
+        levels: shapes of the L maps, for the layers that read them.
         valid_ratios: [B, L, 2], the part of a level's width and height that is image.
     """
 
     tokens: Tensor
     position: Tensor
     mask: Tensor | None
-    shapes: tuple[tuple[int, int], ...]
+    levels: Levels
     valid_ratios: Tensor
 
     @classmethod
@@ -45,7 +47,7 @@ class TokenPyramid:
             _flatten(maps),
             _flatten(positions),
             torch.cat([mask.flatten(1) for mask in valid], dim=1) if padded else None,
-            tuple((x.shape[-2], x.shape[-1]) for x in maps),
+            Levels.from_shapes([x.shape[-2:] for x in maps], maps[0].device),
             ratios,
         )
 
@@ -53,7 +55,7 @@ class TokenPyramid:
     def centers(self) -> Tensor:
         """Center x, y of every token as parts of the image without padding, [B, S, 2]."""
         levels = []
-        for level, (height, width) in enumerate(self.shapes):
+        for level, (height, width) in enumerate(self.levels.shapes):
             y, x = (torch.arange(n, device=self.tokens.device) + 0.5 for n in (height, width))
             grid = torch.stack(torch.meshgrid(x / width, y / height, indexing="xy"), dim=-1)  # [h, w, 2]
             levels.append(grid.flatten(0, 1) / self.valid_ratios[:, None, level])

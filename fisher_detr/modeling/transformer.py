@@ -7,26 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from fisher_detr.layers import Dropout, MultiheadAttention
-from fisher_detr.modeling.blocks import FeedForward, initialise, within_groups
+from fisher_detr.modeling.blocks import FeedForward, LayerSpec, initialise, within_groups
 
 
 class EncoderLayer(nn.Module):
     """Self-attention over the tokens of the feature map, then a feed-forward block."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        dropout: float,
-        activation: nn.Module | None = None,
-    ):
-        """Args are D, the heads, the feed-forward block's hidden width, the dropout, and its activation."""
+    def __init__(self, spec: LayerSpec):
+        """Build from what all layers have in common."""
         super().__init__()
-        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.self_attn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden_dim, dropout, activation)
-        self.dropout = Dropout(dropout)
+        self.self_attn = MultiheadAttention(spec.dim, spec.num_heads, spec.dropout)
+        self.self_attn_norm = nn.LayerNorm(spec.dim)
+        self.ffn = FeedForward(spec)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """Map tokens [B, S, D] with position encodings [B, S, D] and mask [B, S] to [B, S, D]."""
@@ -38,15 +31,15 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among the queries, cross-attention to the tokens, a feed-forward block."""
 
-    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float):
-        """Args are D, the heads, the hidden width of the feed-forward block, and the dropout."""
+    def __init__(self, spec: LayerSpec):
+        """Build from what all layers have in common."""
         super().__init__()
-        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.self_attn_norm = nn.LayerNorm(dim)
-        self.cross_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.cross_attn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden_dim, dropout)
-        self.dropout = Dropout(dropout)
+        self.self_attn = MultiheadAttention(spec.dim, spec.num_heads, spec.dropout)
+        self.self_attn_norm = nn.LayerNorm(spec.dim)
+        self.cross_attn = MultiheadAttention(spec.dim, spec.num_heads, spec.dropout)
+        self.cross_attn_norm = nn.LayerNorm(spec.dim)
+        self.ffn = FeedForward(spec)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(
         self,
@@ -77,25 +70,12 @@ class DecoderLayer(nn.Module):
 class Transformer(nn.Module):
     """Encoder and decoder of DETR."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float,
-    ):
-        """Args are D, the heads, the hidden width of the feed-forward blocks, the depths, and the dropout."""
+    def __init__(self, spec: LayerSpec, *, encoder_layers: int, decoder_layers: int):
+        """Build as many layers as the depths say."""
         super().__init__()
-        self.encoder = nn.ModuleList(
-            EncoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(encoder_layers)
-        )
-        self.decoder = nn.ModuleList(
-            DecoderLayer(dim, num_heads, hidden_dim, dropout) for _ in range(decoder_layers)
-        )
-        self.norm = nn.LayerNorm(dim)
+        self.encoder = nn.ModuleList(EncoderLayer(spec) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(spec) for _ in range(decoder_layers))
+        self.norm = nn.LayerNorm(spec.dim)
         initialise(self)
 
     def forward(

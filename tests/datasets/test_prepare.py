@@ -1,6 +1,6 @@
 """The command lines that prepare data sets: what they say, what they leave alone, their exit status."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +13,10 @@ from tests.data.layouts import write_cityscapes_tree, write_coco_panoptic_tree
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, DATASETS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(autouse=True)
+def scripts_are_found(monkeypatch):
+    """As they find what is beside them when they are commands."""
+    monkeypatch.syspath_prepend(DATASETS)
 
 
 CASES = {
@@ -31,7 +30,7 @@ def case(request, tmp_path):
     """Name, the command on a complete tree, the library's module and its inner function."""
     write, options, library, inner = CASES[request.param]
     write(tmp_path)
-    main = load(request.param).main
+    main = importlib.import_module(request.param).main
     return request.param, lambda *words: main(["--root", str(tmp_path), *options, *words]), library, inner
 
 
@@ -75,7 +74,7 @@ def test_wrong_root(case, tmp_path, capsys):
     name, *_ = case
     (tmp_path / "empty").mkdir()
     for words, status in (([], 1), (["--check"], 1)):
-        assert load(name).main(["--root", str(tmp_path / "empty"), *words]) == status
+        assert importlib.import_module(name).main(["--root", str(tmp_path / "empty"), *words]) == status
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
     assert line.startswith("error: ") and "unpack" in line and "--root" in line
@@ -95,11 +94,67 @@ def test_interrupt(case, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_default_root(name, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", "/data")
-    assert load(name).parse_args([]).root == Path("/data")
+def test_default_root(name, tmp_path, monkeypatch, capsys):
+    """What the variable names, else `datasets` in the working directory."""
+    write, options, *_ = CASES[name]
+    write(tmp_path / "datasets")
+    script = importlib.import_module(name)
+    monkeypatch.chdir(tmp_path / "datasets")
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    assert script.main(options) == 1 and "error: " in capsys.readouterr().err
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    assert script.main(options) == 0
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DETECTRON2_DATASETS")
-    assert load(name).parse_args([]).root == Path("datasets")
+    assert script.main(options) == 0 and "nothing made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*CASES, "make_street"])
+def test_help_needs_no_torch(name):
+    """In a process of its own, where torch cannot be imported."""
+    code = f"""
+import runpy, sys
+sys.modules["torch"] = None
+sys.path.insert(0, {str(DATASETS)!r})
+sys.argv = ["{name}.py", "--help"]
+runpy.run_path({str(DATASETS / f"{name}.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--splits" in done.stdout
+
+
+@pytest.fixture
+def make_street(tmp_path):
+    """The command for two small pictures, into a folder."""
+    main = importlib.import_module("make_street").main
+    options = ["--splits", "val", "--num-val", "2", "--workers", "1"]
+    return lambda folder, *words: main(["--output", str(tmp_path / folder), *options, *words])
+
+
+def test_street_is_drawn_once(make_street, tmp_path, capsys):
+    assert make_street("street") == 0 and "2 val images made in" in capsys.readouterr().out
+    assert len(list((tmp_path / "street/images/val").iterdir())) == 2
+    assert make_street("street") == 0 and "2 val images were already in" in capsys.readouterr().out
+
+
+def test_street_leaves_another_folder_alone(make_street, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    before = files(tmp_path)
+    assert make_street("mine") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "nothing was changed" in line
+    assert files(tmp_path) == before
+
+
+def test_street_interrupted(make_street, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fisher_detr.data.street.make_dataset", interrupted)
+    assert make_street("street") == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
 
 
 def test_as_a_command(tmp_path):

@@ -1,9 +1,13 @@
 """Every detector against transformers' with the same weights, and its behaviour at the edges."""
 
+import contextlib
+
 import pytest
 import torch
 from detectron2.modeling import build_model
+from torch.overrides import TorchFunctionMode
 
+from fisher_detr.layers import twice_differentiable
 from fisher_detr.structures import CategorySet
 from tests.modeling.detectors import (
     DAB,
@@ -226,3 +230,28 @@ def test_forward_pass_asks_the_device_for_nothing(pair, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     with torch.no_grad():
         model.decode(images)
+
+
+class CopiesToDevice(TorchFunctionMode):
+    """Counts the tensors that are made of Python's numbers; on a GPU each is a copy from the host."""
+
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["grid sample", "gather"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layers_copy_nothing_to_the_device(variant, twice):
+    """A level's size is known to all layers: more layers make no more copies."""
+    counts = []
+    for depth in (1, 3):
+        model = make_detector(variant, ENC_LAYERS=depth, DEC_LAYERS=depth).eval()
+        images = model.preprocess([make_input(96, 128, 0), make_input(64, 96, 0)])
+        operators = twice_differentiable(model) if twice else contextlib.nullcontext()
+        with torch.no_grad(), operators, CopiesToDevice() as copies:
+            model.decode(images)
+        counts.append(copies.count)
+    assert counts == ([0, 0] if variant.startswith(("detr", "dab")) else [1, 1])

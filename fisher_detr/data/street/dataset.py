@@ -39,7 +39,7 @@ _QUALITY = 95  # of the JPEG files, in percent
 _logger = logging.getLogger(__name__)
 
 
-class DatasetFolderError(RuntimeError):
+class DatasetFolderError(ValueError):
     """A folder holds something else than what is to be written there."""
 
 

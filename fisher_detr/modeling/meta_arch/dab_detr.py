@@ -11,7 +11,7 @@ from fisher_detr.layers import MLP, SinePositionEncoding
 from fisher_detr.modeling.dab_transformer import DabTransformer
 from fisher_detr.modeling.meta_arch.detr_base import DetrBase
 from fisher_detr.modeling.meta_arch.parts import channels_of, class_head, transformer_arguments
-from fisher_detr.modeling.padding import is_padded, valid_pixels
+from fisher_detr.modeling.padding import tokens_of
 from fisher_detr.modeling.targets import Predictions
 
 
@@ -66,7 +66,7 @@ class DabDetr(DetrBase):
         """Read the keys MODEL.DAB_DETR, MODEL.DETR, and what `DetrBase.from_config` reads."""
         detr = cfg.MODEL.DETR
         return super().from_config(cfg) | {
-            "transformer": DabTransformer(**transformer_arguments(cfg)),
+            "transformer": DabTransformer(**transformer_arguments(cfg, activation=nn.PReLU)),
             "dim": detr.HIDDEN_DIM,
             "num_queries": detr.NUM_QUERIES,
             "in_feature": detr.IN_FEATURE,
@@ -76,11 +76,8 @@ class DabDetr(DetrBase):
 
     def decode(self, images: ImageList) -> Predictions:
         """Predict from normalized, padded images."""
-        features = self.backbone(images.tensor)[self.in_feature]  # [B, C, H, W]
-        valid = valid_pixels(images, features.shape[-2:])
-        tokens = self.input_proj(features).flatten(2).transpose(1, 2)  # [B, S, D]
-        position = self.position_encoding(valid).to(tokens.dtype).flatten(2).transpose(1, 2)
-        mask = valid.flatten(1) if is_padded(images) else None  # [B, S]
+        maps = self.input_proj(self.backbone(images.tensor)[self.in_feature])  # [B, D, H, W]
+        tokens, position, mask = tokens_of(images, maps, self.position_encoding)
         queries, anchors = self._queries(len(tokens))
         states, boxes = self.transformer(
             tokens, position, mask, queries, anchors, self.bbox_embed, self.groups

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
@@ -11,7 +10,7 @@ from torch import nn
 from fisher_detr.layers import MLP, SinePositionEncoding
 from fisher_detr.modeling.meta_arch.detr_base import DetrBase
 from fisher_detr.modeling.meta_arch.parts import channels_of, class_head, transformer_arguments
-from fisher_detr.modeling.padding import is_padded, valid_pixels
+from fisher_detr.modeling.padding import tokens_of
 from fisher_detr.modeling.targets import Predictions
 from fisher_detr.modeling.transformer import Transformer
 
@@ -58,18 +57,11 @@ class Detr(DetrBase):
 
     def decode(self, images: ImageList) -> Predictions:
         """Predict from normalized, padded images."""
-        features = self.backbone(images.tensor)[self.in_feature]  # [B, C, H, W]
-        valid = valid_pixels(images, features.shape[-2:])
-        tokens, position = (
-            x.flatten(2).transpose(1, 2) for x in (self.input_proj(features), self._positions(valid))
-        )
-        mask = valid.flatten(1) if is_padded(images) else None  # [B, S]
+        maps = self.input_proj(self.backbone(images.tensor)[self.in_feature])  # [B, D, H, W]
+        tokens, position, mask = tokens_of(images, maps, self.position_encoding)
         queries = self.query_embed.weight[: self.groups * self.num_queries]
         states = self.transformer(tokens, position, mask, queries, self.groups)  # [L, B, G Q, D]
         if not self.deep_supervision:
             states = states[-1:]
         states = states.unflatten(2, (self.groups, -1))
         return Predictions(self.class_embed(states), self.bbox_embed(states).sigmoid()).in_float32()
-
-    def _positions(self, valid: torch.Tensor) -> torch.Tensor:
-        return self.position_encoding(valid).to(self.input_proj.weight.dtype)

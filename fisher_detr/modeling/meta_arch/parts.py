@@ -6,6 +6,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 from torch import nn
 
+from fisher_detr.modeling.blocks import LayerSpec
 from fisher_detr.modeling.classification import (
     Classification,
     SigmoidClassification,
@@ -38,16 +39,19 @@ def class_head(dim: int, num_classes: int, classification: Classification) -> nn
     return head
 
 
-def transformer_arguments(cfg) -> dict[str, Any]:
-    """Arguments that all transformers share, from MODEL.DETR."""
+def transformer_arguments(cfg, activation: type[nn.Module] = nn.ReLU) -> dict[str, Any]:
+    """Arguments that all transformers share, from MODEL.DETR and what the architecture's paper says."""
     detr = cfg.MODEL.DETR
     return {
-        "dim": detr.HIDDEN_DIM,
-        "num_heads": detr.NHEADS,
-        "hidden_dim": detr.DIM_FEEDFORWARD,
+        "spec": LayerSpec(
+            dim=detr.HIDDEN_DIM,
+            num_heads=detr.NHEADS,
+            hidden_dim=detr.DIM_FEEDFORWARD,
+            dropout=detr.DROPOUT,
+            activation=activation,
+        ),
         "encoder_layers": detr.ENC_LAYERS,
         "decoder_layers": detr.DEC_LAYERS,
-        "dropout": detr.DROPOUT,
     }
 
 
