@@ -122,7 +122,7 @@ class GradientClip:
         """Args are the parameters and the greatest L2 norm of their gradient."""
         self.parameters = list(parameters)
         self.norm = norm
-        self._apart: list[tuple[nn.Parameter, Tensor]] = []
+        self._apart: dict[nn.Parameter, Tensor] = {}
 
     def keep_apart(self, gradients: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
         """Leave a part of the next step's gradients out of the norm and unscaled: it is clipped elsewhere.
@@ -130,18 +130,20 @@ class GradientClip:
         Args:
             gradients: parameters, and what of their gradients is that part; may be called several times.
         """
-        self._apart += gradients
+        for parameter, part in gradients:
+            before = self._apart.get(parameter)
+            self._apart[parameter] = part if before is None else before + part
 
     def forget(self) -> None:
         """Keep nothing apart: the step that it was told for never came, as in mixed precision."""
-        self._apart = []
+        self._apart.clear()
 
     def __call__(self, *_) -> None:
         """Clip."""
-        for parameter, part in self._apart:
+        for parameter, part in self._apart.items():
             parameter.grad -= part
         torch.nn.utils.clip_grad_norm_(self.parameters, self.norm)
-        for parameter, part in self._apart:
+        for parameter, part in self._apart.items():
             parameter.grad += part
         self.forget()
 

@@ -68,8 +68,10 @@ class PenaltyTerm:
         return handles
 
     def _before(self, model: nn.Module, inputs: tuple) -> None:
-        # The loss that is penalised may itself be one of a training pass.
-        if self._measures or not (model.training and torch.is_grad_enabled()):
+        if self._measures:  # the loss that is penalised may itself be one of a training pass
+            return
+        self._found = None
+        if not (model.training and torch.is_grad_enabled()):
             return
         self._measures = True
         try:

@@ -114,7 +114,7 @@ def stored_widths(state: Mapping[str, Tensor], model: nn.Module, skip: Sequence[
 
 def is_quantized(path: str) -> bool:
     """Whether a checkpoint holds a quantized model."""
-    if not os.path.isfile(path):
+    if not os.path.isfile(path) or path.endswith(".pkl"):  # which is how Detectron2's zoo stores models
         return False
     state = load_tensors(path).get("model", {})
     return any(name.endswith(_WIDTH_NAME) for name in state)

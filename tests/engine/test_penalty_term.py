@@ -199,6 +199,21 @@ def test_training_takes_no_notice_of_the_passes_of_the_penalty(method, estimate)
         assert torch.equal(model.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_full_precision_within_autocast(method):
+    settings = PenaltySettings(1.0, method, normalize=False)
+    values = []
+    for lower in (False, True):
+        attached(FisherTracePenalty(own_loss, settings), model := make_net(dropout=0.0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            losses = model(make_batch())
+        sum(losses.values()).backward()
+        values.append((losses[LOSS_NAME].item(), losses["loss_a"].item()))
+        assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+    assert values[0][0] == values[1][0]
+    assert values[0][1] != values[1][1]
+
+
 def test_loss_that_changes_when_it_is_repeated():
     model = make_net()
     calls = []

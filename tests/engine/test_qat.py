@@ -287,6 +287,8 @@ def test_what_is_quantized(work, quantized, tmp_path):
     assert is_quantized(str(quantized))
     assert not is_quantized(str(work.weights))
     assert not is_quantized(str(tmp_path / "none.pth"))
+    (tmp_path / "zoo.pkl").write_bytes(b"no tensors of torch")
+    assert not is_quantized(str(tmp_path / "zoo.pkl"))
     assert not is_quantized("detectron2://ImageNetPretrained/MSRA/R-50.pkl")
 
 
