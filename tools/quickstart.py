@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The whole path in one command: data, a detector, three ways to spend the same bytes, and a table.
 
-    tools/quickstart.py [--model detr|deformable|dab] [--qat] [--output output/quickstart/detr] [--num-test 500]
+    tools/quickstart.py [--model detr|deformable|dab] [--qat] [--output output/quickstart/detr]
 
 Leaves `summary.json`, `detections.png` and what every arm has produced in the output folder.
 """
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> str:
-    """Evaluate, quantize, evaluate again, with a config of a training train and evaluate; returns the table."""
+    """Evaluate, quantize, evaluate; with the config of a training also train on. Returns the table."""
     with quiet(output / "log.txt"):
         step("full precision")
         results = [evaluate_full_precision(cfg, load_float(cfg))]
