@@ -102,7 +102,7 @@ class FisherTracePenalty:
         per_image = self.settings.estimate == TraceEstimate.PER_IMAGE
         batches = [[sample] for sample in batch] if per_image else [batch]
         with _undisturbed(model), weight_offsets(layers) as offsets:
-            total = [torch.zeros((), device=parameters[0].device), *map(torch.zeros_like, parameters)]
+            total = [parameters[0].new_zeros(()), *map(torch.zeros_like, parameters)]
             for part in batches:
                 found = self._of(model, part, list(offsets.values()), parameters)
                 torch._foreach_add_(total, [found.value, *found.gradients], alpha=1 / len(batches))
@@ -216,15 +216,17 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         for buffer in module.buffers(recurse=False)
     ]
-    with (
-        torch.random.fork_rng(devices),
-        torch.autocast(device.type, enabled=False),
-        torch.enable_grad(),
-        unobserved(model),
-    ):
-        yield
-    for buffer, before in statistics:
-        buffer.copy_(before)
+    try:
+        with (
+            torch.random.fork_rng(devices),
+            torch.autocast(device.type, enabled=False),
+            torch.enable_grad(),
+            unobserved(model),
+        ):
+            yield
+    finally:
+        for buffer, before in statistics:
+            buffer.copy_(before)
 
 
 def _random_states() -> tuple[Tensor, Tensor | None]:
