@@ -30,6 +30,10 @@ def _add_data(cfg: CN) -> None:
     # changes the results a little (the padding leaks through convolutions behind a norm): keep 1 where sizes
     # differ.
     cfg.TEST.IMS_PER_BATCH = 1
+    # Metric of DATASETS.TEST by which the best model of a training is kept in model_best.pth, such as
+    # "bbox/APcrit_person"; of the averaged weights with "ema/" in front; of several data sets with the set's
+    # name, "street_val/bbox/AP". Empty: none is kept.
+    cfg.TEST.BEST_METRIC = ""
     # Probability with which a training image is cropped before it is resized.
     cfg.INPUT.DETR_AUG.CROP_PROB = 0.5
     # "relative": crop sides of at least CROP_MIN of the image's, and drop objects whose centre is cut off.
@@ -133,6 +137,16 @@ def _add_solver(cfg: CN) -> None:
     # Learning rate of learned quantizer scales, as a part of BASE_LR: Adam moves every parameter by about the
     # learning rate a step, whatever its size, and a scale is some hundredth.
     cfg.SOLVER.SCALE_MULTIPLIER = 0.1
+    # Micro-batches that the images of an iteration are split into, on every rank: as many passes, which need
+    # less memory, for one step of the optimizer. SOLVER.IMS_PER_BATCH stays the number of images of an
+    # iteration.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    ema = cfg.MODEL_EMA = CN()
+    # Keep an exponential moving average of the weights, evaluate it beside them, and write it to
+    # model_final_ema.pth.
+    ema.ENABLED = False
+    # Part of the average that an iteration keeps: it is over about the last 1 / (1 - DECAY) iterations.
+    ema.DECAY = 0.999
 
 
 def _add_critical(cfg: CN) -> None:

@@ -1,5 +1,6 @@
 """What drives: set-up, trainer, optimizer, quantization after and in training."""
 
+from fisher_detr.engine.best_checkpoint import BestCheckpointHook
 from fisher_detr.engine.commands import evaluate, load_float, run_training_command, train
 from fisher_detr.engine.compare import (
     ArmResult,
@@ -8,10 +9,13 @@ from fisher_detr.engine.compare import (
     evaluate_plan,
     float_bytes,
 )
+from fisher_detr.engine.console import ProgressBar
 from fisher_detr.engine.defaults import device_type, load_config, setup
 from fisher_detr.engine.distributed import Rank
+from fisher_detr.engine.ema import ModelEMA
 from fisher_detr.engine.environment import environment
 from fisher_detr.engine.hooks import QATHook
+from fisher_detr.engine.micro_batches import MicroBatchTrainer
 from fisher_detr.engine.post_training import PostTrainingQuantizer, run_post_training
 from fisher_detr.engine.qat import prepare
 from fisher_detr.engine.scale_phases import QATSchedule
@@ -20,9 +24,13 @@ from fisher_detr.engine.trainer import Trainer
 
 __all__ = [
     "ArmResult",
+    "BestCheckpointHook",
     "FisherTracePenalty",
+    "MicroBatchTrainer",
+    "ModelEMA",
     "PenaltySettings",
     "PostTrainingQuantizer",
+    "ProgressBar",
     "QATHook",
     "QATSchedule",
     "Rank",

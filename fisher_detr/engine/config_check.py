@@ -14,6 +14,7 @@ from fisher_detr.data import CropType
 from fisher_detr.engine.loaders import TrainSampler
 from fisher_detr.engine.qat_check import missing_objects, needs_critical_set, quantized_training
 from fisher_detr.engine.qat_settings import PenaltyObjective
+from fisher_detr.engine.trainer_check import trainer_mistakes
 from fisher_detr.fisher import PenaltyMethod, TraceEstimate
 from fisher_detr.modeling import BoxLoss
 from fisher_detr.quantization import RangeMethod, ScaleTraining
@@ -76,7 +77,7 @@ def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> Non
     if quantizes:
         mistakes += [*_quantization(cfg), *_allocation(cfg)]
     if trains:
-        mistakes += [*_mixed_precision(cfg), *_critical_training(cfg)]
+        mistakes += [*_mixed_precision(cfg), *trainer_mistakes(cfg), *_critical_training(cfg)]
         if not mistakes:  # what follows reads choices and sets
             mistakes += [*missing_objects(cfg), *(quantized_training(cfg) if cfg.QUANT.QAT.ENABLED else ())]
     if mistakes:

@@ -1,25 +1,38 @@
 """The one trainer: Detectron2's, with this project's data, evaluator, optimizer and checkpoints."""
 
+import contextlib
+import logging
 import os
 import weakref
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_backbone
 from fisher_detr.data import TrainLoader
+from fisher_detr.engine.best_checkpoint import BestCheckpointHook
+from fisher_detr.engine.console import ProgressBar, build_writers
 from fisher_detr.engine.distributed import distribute, share_buffers
+from fisher_detr.engine.ema import ModelEMA
+from fisher_detr.engine.finite_guard import FiniteGuard
 from fisher_detr.engine.loaders import build_test_loader, build_train_loader
+from fisher_detr.engine.micro_batches import MicroBatchTrainer
 from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
 from fisher_detr.engine.qat import add_training_terms, build_hook, load_teacher, quantize_for_training
 from fisher_detr.engine.seeding import SeedHook
+from fisher_detr.engine.trainer_check import EMA
 from fisher_detr.evaluation import CriticalCategoryEvaluator
+from fisher_detr.modeling import DetrBase, Predictions
+from fisher_detr.modeling.meta_arch.detr_base import Batch
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -31,8 +44,13 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        stepper = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = stepper(distribute(model), self.build_train_loader(cfg), optimizer)
+        self._trainer = MicroBatchTrainer(
+            distribute(model),
+            self.build_train_loader(cfg),
+            optimizer,
+            cfg.SOLVER.ACCUMULATION_STEPS,
+            torch.amp.GradScaler(enabled=cfg.SOLVER.AMP.ENABLED),
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.max_iter = cfg.SOLVER.MAX_ITER
         # Never leaves half a file; a proxy, or trainer and checkpointer would keep each other alive.
@@ -44,7 +62,7 @@ class Trainer(DefaultTrainer):
         if cfg.QUANT.QAT.ENABLED and cfg.QUANT.QAT.DISTILL.ENABLED:
             teacher = load_teacher(cfg, self.build_float_model(cfg))
         add_training_terms(cfg, model, teacher)
-        self.model.register_forward_hook(refuse_non_finite)
+        model.register_forward_hook(FiniteGuard(_predict))
 
     def train(self) -> dict[str, Any]:
         """Train to the last iteration; returns the metrics of the last evaluation."""
@@ -61,12 +79,40 @@ class Trainer(DefaultTrainer):
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
 
-    def build_hooks(self):
-        """Detectron2's hooks, and those that seed and quantize."""
-        hooks = [SeedHook(self.cfg.SEED), *super().build_hooks()]
-        if self.cfg.QUANT.QAT.ENABLED:
-            hooks.insert(2, build_hook(self.cfg))  # before what saves and evaluates, after the timer
-        return hooks
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks and this project's: first what changes the model, then what saves it."""
+        cfg, is_main = self.cfg, comm.is_main_process()
+        period = cfg.TEST.EVAL_PERIOD
+        timer, scheduler, precise_norms, *saving = super().build_hooks()
+        writers = [saving.pop()] if is_main else []
+        hooks = [SeedHook(cfg.SEED), timer]
+        if cfg.QUANT.QAT.ENABLED:
+            hooks.append(build_hook(cfg))
+        hooks += [scheduler, precise_norms]
+        weights = contextlib.nullcontext
+        if cfg.MODEL_EMA.ENABLED:
+            ema = ModelEMA(cfg.MODEL_EMA.DECAY, cfg.OUTPUT_DIR)
+            hooks.append(ema)
+            saving.append(EvalHook(period, lambda: self._test_average(ema)))
+            weights = ema.applied if cfg.TEST.BEST_METRIC.startswith(f"{EMA}/") else weights
+        if cfg.TEST.BEST_METRIC and is_main:
+            saving.append(BestCheckpointHook(cfg.TEST.BEST_METRIC, period, cfg.OUTPUT_DIR, weights))
+        return [*hooks, *saving, *writers, ProgressBar()]
+
+    def build_writers(self) -> list[EventWriter]:
+        """See `console.build_writers`."""
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def _test_average(self, ema: ModelEMA) -> dict[str, Any]:
+        """Evaluate the averaged weights, whose files go to the folder `ema`; below `ema` in the metrics."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, EMA)
+        logger.info("Evaluation of the averaged weights (MODEL_EMA)")
+        with ema.applied():
+            results = self.test(cfg, self.model)
+        self._last_eval_results[EMA] = results
+        return {EMA: results} if results else {}
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint, or start from MODEL.WEIGHTS and MODEL.BACKBONE.WEIGHTS."""
@@ -126,17 +172,6 @@ class Trainer(DefaultTrainer):
         )
 
 
-def refuse_non_finite(_model: nn.Module, _inputs: tuple, outputs: object) -> None:
-    """Forward hook that stops a training whose loss is NaN or infinite.
-
-    Raises:
-        FloatingPointError: names the losses and the iteration.
-    """
-    # One look at all losses: each would make the GPU wait.
-    if not isinstance(outputs, dict) or torch.stack([*outputs.values()]).isfinite().all():
-        return
-    broken = [f"{name} = {v.item():g}" for name, v in outputs.items() if not v.isfinite()]
-    raise FloatingPointError(
-        f"loss became NaN or infinite at iteration {get_event_storage().iter}: {', '.join(broken)}; "
-        "lower SOLVER.BASE_LR, clip gradients, or look at the images of this iteration"
-    )
+def _predict(model: DetrBase, batch: Batch) -> Predictions:
+    """What a pass computes before its losses."""
+    return model.decode(model.preprocess(batch))

@@ -1,0 +1,96 @@
+"""What a training tells: a progress bar on a terminal, and the writers of its scalars."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+from typing import Any, TextIO
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from tqdm import tqdm
+from tqdm.contrib import DummyTqdmFile
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger(__name__)
+
+_WINDOW = 20  # iterations of the median of the loss, as Detectron2's log has it
+
+
+class ProgressBar(HookBase):
+    """Shows iterations, remaining time and loss in one line, where stdout is a terminal.
+
+    What is logged or printed meanwhile appears above the line.
+    """
+
+    def __init__(self):
+        """Nothing is shown before the training begins."""
+        self._bar: tqdm | None = None
+        self._shown = contextlib.ExitStack()
+
+    def before_train(self) -> None:
+        """Begin, where the main process writes to a terminal."""
+        if not (comm.is_main_process() and sys.stdout.isatty()):
+            return
+        terminal = sys.stdout
+        self._bar = self._shown.enter_context(
+            tqdm(
+                total=self.trainer.max_iter,
+                initial=self.trainer.start_iter,
+                unit="it",
+                file=terminal,
+                **_size(terminal),
+            )
+        )
+        self._shown.enter_context(logging_redirect_tqdm(_loggers_to(terminal)))
+        self._shown.enter_context(contextlib.redirect_stdout(DummyTqdmFile(terminal)))
+
+    def after_step(self) -> None:
+        """Move on by one iteration."""
+        if self._bar is None:
+            return
+        with contextlib.suppress(KeyError):  # of a trainer that stores no loss
+            loss = self.trainer.storage.history("total_loss").median(_WINDOW)
+            self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:
+        """Leave the line as it is, and the terminal to others."""
+        self._shown.close()
+        self._bar = None
+
+
+def build_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
+    """Writers of the scalars in the event storage: the log, `metrics.json`, and TensorBoard's event files.
+
+    TensorBoard is optional: without it a line of the log says so.
+    """
+    os.makedirs(output_dir, exist_ok=True)
+    writers = [CommonMetricPrinter(max_iter), JSONWriter(os.path.join(output_dir, "metrics.json"))]
+    if importlib.util.find_spec("tensorboard"):
+        return [*writers, TensorboardXWriter(output_dir)]
+    logger.info("TensorBoard is not installed: scalars go to metrics.json only (pip install tensorboard)")
+    return writers
+
+
+def _size(terminal: TextIO) -> dict[str, Any]:
+    """Follows that of the terminal; one that does not tell it would get no bar from tqdm."""
+    if 0 in os.get_terminal_size(terminal.fileno()):
+        return {"ncols": 80, "nrows": 24}
+    return {"dynamic_ncols": True}
+
+
+def _loggers_to(stream: TextIO) -> list[logging.Logger]:
+    """The loggers that write to a stream themselves."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    return [
+        found
+        for found in loggers
+        if isinstance(found, logging.Logger) and any(_stream(handler) is stream for handler in found.handlers)
+    ]
+
+
+def _stream(handler: logging.Handler) -> object:
+    return getattr(handler, "stream", None)
