@@ -25,24 +25,13 @@ from fisher_detr.quantization import (
 )
 from fisher_detr.structures import CategorySet
 from tests.engine.small_net import make_batch, make_net
-from tests.modeling.detectors import NUM_CLASSES, VARIANTS, make_cfg, make_input
+from tests.modeling.detectors import NUM_CLASSES, SMALL_BACKBONE, VARIANTS, make_cfg, make_input
 
 EXACT, DIFFERENCE = PenaltyMethod.EXACT, PenaltyMethod.FINITE_DIFFERENCE
 PEOPLE = CategorySet("people", (0, 2), NUM_CLASSES)
 # The stem would make sums of whole numbers, and ties between them under the maximum of its pooling.
 FLOAT = ("class_embed", "bbox_embed", "backbone.stem")
 MODELS = ("detr", "dab", "deformable")
-SMALL = {
-    "BACKBONE.NAME": "build_small_resnet_backbone",
-    "BACKBONE.FREEZE_AT": 0,
-    "SMALL_RESNET.STEM_CHANNELS": 8,
-    "SMALL_RESNET.CHANNELS": (12, 16),
-    "SMALL_RESNET.BLOCKS": (1, 1),
-    "SMALL_RESNET.NORM": "FrozenBN",
-    "DETR.IN_FEATURE": "res3",
-    "DEFORMABLE_DETR.IN_FEATURES": ("res2", "res3"),
-    "DEFORMABLE_DETR.NUM_LEVELS": 3,
-}
 BATCH = [make_input(64, 96, 3, seed=0), make_input(48, 80, 2, seed=1)]
 RADIUS = 1e-8  # random weights are steep: no unit is switched on or off within it
 
@@ -50,7 +39,7 @@ RADIUS = 1e-8  # random weights are steep: no unit is switched on or off within 
 def make_quantized(variant, dtype=torch.float64):
     """A detector at 4 bits with random biases, without which units are exactly at their bends."""
     torch.manual_seed(0)
-    model = build_model(make_cfg(VARIANTS[variant].settings | SMALL))
+    model = build_model(make_cfg(VARIANTS[variant].settings | SMALL_BACKBONE))
     with torch.no_grad():
         for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
             if tensor.dim() == 1 and (isinstance(tensor, nn.Parameter) or name.endswith("norm.bias")):

@@ -52,6 +52,19 @@ VARIANTS = {
     ),
 }
 
+# Settings of a backbone of few weights, for tests that need no official names.
+SMALL_BACKBONE = {
+    "BACKBONE.NAME": "build_small_resnet_backbone",
+    "BACKBONE.FREEZE_AT": 0,
+    "SMALL_RESNET.STEM_CHANNELS": 8,
+    "SMALL_RESNET.CHANNELS": (12, 16),
+    "SMALL_RESNET.BLOCKS": (1, 1),
+    "SMALL_RESNET.NORM": "FrozenBN",
+    "DETR.IN_FEATURE": "res3",
+    "DEFORMABLE_DETR.IN_FEATURES": ("res2", "res3"),
+    "DEFORMABLE_DETR.NUM_LEVELS": 3,
+}
+
 
 def make_cfg(settings: Mapping[str, Any] | None = None, **detr: Any):
     """Config of a small detector on a ResNet-18.
