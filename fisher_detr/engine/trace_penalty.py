@@ -17,7 +17,7 @@ from fisher_detr.fisher import (
     require_twice_differentiable,
     squared_norm,
 )
-from fisher_detr.layers import twice_differentiable
+from fisher_detr.layers import repeating_choices, twice_differentiable
 from fisher_detr.quantization import (
     QuantizedLayer,
     frozen_rounding,
@@ -167,6 +167,7 @@ class _Repeatable(contextlib.ExitStack):
         self._rewind: list[Callable[[], None]] = []
         if repeats:
             self._rewind.append(self.enter_context(frozen_rounding(model)))
+            self._rewind.append(self.enter_context(repeating_choices()))
             if hasattr(loss, "repeating"):
                 self._rewind.append(self.enter_context(loss.repeating(model)))
 

@@ -9,6 +9,7 @@ from fisher_detr.layers.modes import in_eval_mode, twice_differentiable
 from fisher_detr.layers.ms_deform_attn import DeformableSampling, Levels, MSDeformAttn, SamplingMethod
 from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
 from fisher_detr.layers.precision import at_least_float32
+from fisher_detr.layers.repeated_choices import repeating_choices
 
 __all__ = [
     "MLP",
@@ -26,6 +27,7 @@ __all__ = [
     "in_eval_mode",
     "inverse_sigmoid",
     "paired_generalized_iou",
+    "repeating_choices",
     "select_detections",
     "sine_encoding",
     "split_heads",

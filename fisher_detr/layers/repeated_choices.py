@@ -1,0 +1,79 @@
+"""Repeats the choices that piecewise linear operators make, so that two passes differ smoothly.
+
+Between the two gradients of a finite difference some units of a ReLU are switched on or off. Each makes the
+gradient jump, and a jump over a small step is larger than all that is smooth (docs/qat.md has the numbers).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_IN_PLACE = {torch.relu_, Tensor.relu_}
+_RELU = {F.relu, torch.relu, Tensor.relu} | _IN_PLACE
+
+
+@contextlib.contextmanager
+def repeating_choices() -> Iterator[Callable[[], None]]:
+    """Remember which units of ReLUs are off and where the maxima of poolings are, to repeat it.
+
+    Of any model, in the order of the calls; operators inside of compiled code are not seen.
+
+    Yields:
+        A function to be called before every pass that repeats the remembered one.
+    """
+    choices = _Choices()
+    with choices:
+        yield choices.rewind
+
+
+class _Choices(TorchFunctionMode):
+    """Masks and indices in the order of the calls."""
+
+    def __init__(self):
+        super().__init__()
+        self._made: list[tuple[torch.Size, Tensor]] = []  # with the shape of the input
+        self._position: int | None = None
+
+    def rewind(self) -> None:
+        self._position = 0
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        if func in _RELU:
+            return self._relu(func, *args, **kwargs)
+        if func is F.max_pool2d:
+            return self._max_pool(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _relu(self, func: Callable, x: Tensor, inplace: bool = False) -> Tensor:
+        in_place = inplace or func in _IN_PLACE
+        if self._position is None:
+            values = torch.relu_(x) if in_place else torch.relu(x)
+            self._made.append((x.shape, values.detach() <= 0))
+            return values
+        off = self._next(x)
+        return x.masked_fill_(off, 0.0) if in_place else x.masked_fill(off, 0.0)
+
+    def _max_pool(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self._position is None:
+            values, chosen = F.max_pool2d(x, *args, **kwargs | {"return_indices": True})
+            self._made.append((x.shape, chosen))
+            return values
+        chosen = self._next(x)  # [..., H, W], counted within a map
+        values = x.flatten(-2).gather(-1, chosen.flatten(-2)).view(chosen.shape)
+        is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        return values.contiguous(memory_format=torch.channels_last) if is_last else values
+
+    def _next(self, x: Tensor) -> Tensor:
+        if self._position >= len(self._made) or self._made[self._position][0] != x.shape:
+            raise RuntimeError(
+                f"call {self._position} of a ReLU or maximum has an input of shape {tuple(x.shape)}, unlike "
+                "the pass that was remembered: both passes must take the same images through the same layers"
+            )
+        self._position += 1
+        return self._made[self._position - 1][1]
