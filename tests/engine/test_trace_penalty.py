@@ -29,15 +29,14 @@ from tests.modeling.detectors import NUM_CLASSES, SMALL_BACKBONE, VARIANTS, make
 
 EXACT, DIFFERENCE = PenaltyMethod.EXACT, PenaltyMethod.FINITE_DIFFERENCE
 PEOPLE = CategorySet("people", (0, 2), NUM_CLASSES)
-# The stem would make sums of whole numbers, and ties between them under the maximum of its pooling.
-FLOAT = ("class_embed", "bbox_embed", "backbone.stem")
+FLOAT = ("class_embed", "bbox_embed")
 MODELS = ("detr", "dab", "deformable")
 BATCH = [make_input(64, 96, 3, seed=0), make_input(48, 80, 2, seed=1)]
-RADIUS = 1e-8  # random weights are steep: no unit is switched on or off within it
+RADIUS = 1e-6  # random weights are steep
 
 
 def make_quantized(variant, dtype=torch.float64):
-    """A detector at 4 bits with random biases, without which units are exactly at their bends."""
+    """A detector at 4 bits with random biases, without which sampling points lie exactly on pixels: bends."""
     torch.manual_seed(0)
     model = build_model(make_cfg(VARIANTS[variant].settings | SMALL_BACKBONE))
     with torch.no_grad():
@@ -120,7 +119,7 @@ def test_methods_nearly_agree_where_boxes_are_cut_off():
     """The finite difference sees how refined boxes move, the exact method does not look behind `detach`."""
     model = make_quantized("refined")
     exact = measure(model)
-    found = [cosine_and_ratio(measure(model, DIFFERENCE, radius=r), exact) for r in (1e-7, 1e-8)]
+    found = [cosine_and_ratio(measure(model, DIFFERENCE, radius=r), exact) for r in (1e-6, 1e-7)]
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     assert 0.8 < found[1][0] < 0.99999
 
