@@ -221,7 +221,7 @@ def _add_training(quant: CN) -> None:
     # Iterations k between two evaluations; the gradient is multiplied by k.
     penalty.INTERVAL = 4
     # Step of the finite difference: by which part of itself the slope alone would raise the loss.
-    penalty.RADIUS = 0.05
+    penalty.RADIUS = 0.001
     # Prefixes of the paths of the layers whose weights count. Empty: all quantized layers.
     penalty.PARAMS = ()
     # Iterations over which lambda grows from 0.

@@ -17,7 +17,7 @@ from fisher_detr.fisher import (
     require_twice_differentiable,
     squared_norm,
 )
-from fisher_detr.layers import repeating_choices, twice_differentiable
+from fisher_detr.layers import repeating_choices, twice_differentiable, without_tf32
 from fisher_detr.quantization import (
     QuantizedLayer,
     frozen_rounding,
@@ -53,7 +53,7 @@ class PenaltySettings:
     method: PenaltyMethod = PenaltyMethod.FINITE_DIFFERENCE
     estimate: TraceEstimate = TraceEstimate.PER_IMAGE
     interval: int = 4
-    radius: float = 0.05
+    radius: float = 0.001
     layers: tuple[str, ...] = ()
     warmup_iters: int = 0
     normalize: bool = True
@@ -221,6 +221,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         with (
             torch.random.fork_rng(devices),
             torch.autocast(device.type, enabled=False),
+            without_tf32(),  # which would swallow the step of the finite difference
             torch.enable_grad(),
             unobserved(model),
         ):

@@ -8,7 +8,7 @@ from fisher_detr.layers.mlp import MLP
 from fisher_detr.layers.modes import in_eval_mode, twice_differentiable
 from fisher_detr.layers.ms_deform_attn import DeformableSampling, Levels, MSDeformAttn, SamplingMethod
 from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
-from fisher_detr.layers.precision import at_least_float32
+from fisher_detr.layers.precision import at_least_float32, without_tf32
 from fisher_detr.layers.repeated_choices import repeating_choices
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "sine_encoding",
     "split_heads",
     "twice_differentiable",
+    "without_tf32",
 ]

@@ -24,7 +24,7 @@ from fisher_detr.quantization import (
     quantized_layers,
 )
 from fisher_detr.structures import CategorySet
-from tests.engine.small_net import make_batch, make_net
+from tests.engine.small_net import make_batch, make_net, own_loss
 from tests.modeling.detectors import NUM_CLASSES, SMALL_BACKBONE, VARIANTS, make_cfg, make_input
 
 EXACT, DIFFERENCE = PenaltyMethod.EXACT, PenaltyMethod.FINITE_DIFFERENCE
@@ -288,6 +288,21 @@ def test_in_full_precision_inside_autocast_and_without_gradients_around(method):
         found = measure(model, method, radius=1e-3)
     assert torch.equal(found.value, expected.value)
     assert all(torch.equal(a, b) for a, b in zip(found.gradients, expected.gradients, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="a name of later torch releases")
+@pytest.mark.parametrize("method", PenaltyMethod)
+def test_convolutions_of_a_gpu_are_not_rounded(method):
+    """To 10 bits, as torch does by default: a small step would be lost."""
+    conv, seen = torch.backends.cudnn.conv, []
+    before = conv.fp32_precision
+
+    def loss(model, batch):
+        seen.append(conv.fp32_precision)
+        return own_loss(model, batch)
+
+    FisherTracePenalty(loss, PenaltySettings(1.0, method)).measure(make_net(), make_batch())
+    assert set(seen) == {"ieee"} and conv.fp32_precision == before != "ieee"
 
 
 @pytest.mark.parametrize("value", [torch.tensor(float("nan")), torch.ones(2)], ids=["nan", "vector"])
