@@ -4,22 +4,21 @@
     python -m benchmarks.sweep_radius --output benchmarks/results/radius.json
 
 For the trained street detectors and two small networks, in full precision and at 4 bits, in float32 and
-float64: cosine and ratio of norms between the gradients that the two methods give for one image, means over
-some images of the training.
+float64: cosine and ratio of norms between the gradients that the two methods give on images of the training.
+In the last column the second pass does not repeat which units of ReLUs are off and where maxima are.
 """
 
 import argparse
 import contextlib
 import copy
 import dataclasses
-import itertools
 import json
 import shlex
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from detectron2.data import DatasetCatalog
@@ -34,6 +33,7 @@ from fisher_detr.engine import (
     load_config,
     load_float,
     prepare,
+    trace_penalty,
 )
 from fisher_detr.engine.objectives import DetrObjective
 from fisher_detr.engine.qat import critical_set
@@ -44,15 +44,32 @@ from fisher_detr.quantization import FakeQuantizer, bypassed, calibrate_activati
 from fisher_detr.structures import ScaleMethod
 
 ROOT = Path(__file__).resolve().parents[1]
-RADII = (0.3, 0.1, 0.05, 0.03, 0.01, 0.003, 1e-3, 1e-4, 1e-5, 1e-6)
+RADII = (0.3, 0.1, 0.05, 0.03, 0.01, 0.003, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 BITS, CALIBRATION = 4, 16  # width, images that set the ranges of activations
-# Name of a column: precision, and whether the quantizers are in use.
-SETTINGS = {
-    f"{'4 bits' if quantized else 'full precision'}, {name}": (dtype, quantized)
-    for quantized, (name, dtype) in itertools.product(
-        (False, True), {"float32": torch.float32, "float64": torch.float64}.items()
-    )
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A column: precision, whether the quantizers are in use, and whether units of ReLUs stay off."""
+
+    dtype: torch.dtype
+    quantized: bool
+    repeats: bool = True
+
+    @property
+    def name(self) -> str:
+        """For the head of the column."""
+        parts = [
+            f"{BITS} bits" if self.quantized else "full precision",
+            str(self.dtype).removeprefix("torch."),
+        ]
+        return ", ".join(parts + ["units free"] * (not self.repeats))
+
+
+SETTINGS = [
+    Setting(dtype, quantized) for quantized in (False, True) for dtype in (torch.float32, torch.float64)
+]
+SETTINGS.append(Setting(torch.float32, True, repeats=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +151,7 @@ def main() -> None:
     """Parse the command line, measure, write the results file and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--images", type=int, default=4, help="of each model's training")
+    parser.add_argument("--images", type=int, default=8, help="of each model's training")
     parser.add_argument("--radii", type=float, nargs="+", default=list(RADII))
     parser.add_argument("--output", help="results file (JSON)")
     args = parser.parse_args()
@@ -144,36 +161,39 @@ def main() -> None:
     print(json.dumps(tables, indent=1))
 
 
-def sweep(problem: Problem, radii: Sequence[float]) -> dict[str, list[tuple[float, float]]]:
-    """Mean cosine and ratio of norms at every radius, by setting."""
+def sweep(problem: Problem, radii: Sequence[float]) -> dict[str, Tensor]:
+    """By setting `[radii, 3]`: cosine of an image, of the mean gradient, ratio of norms of an image."""
     found = {}
-    for name, (dtype, quantizes) in SETTINGS.items():
-        model = copy.deepcopy(problem.model).to(dtype)
-        with contextlib.nullcontext() if quantizes else bypassed(model, FakeQuantizer):
-            of_images = [compare(model, problem.loss, sample, radii) for sample in problem.samples]
-        found[name] = [
-            tuple(map(statistics.mean, zip(*of_radius, strict=True)))
-            for of_radius in zip(*of_images, strict=True)
-        ]
-        print(name, found[name], file=sys.stderr)
+    for setting in SETTINGS:
+        model = copy.deepcopy(problem.model).to(setting.dtype)
+        with contextlib.ExitStack() as stack:
+            if not setting.quantized:
+                stack.enter_context(bypassed(model, FakeQuantizer))
+            if not setting.repeats:
+                stack.enter_context(mock.patch.object(trace_penalty, "repeating_choices", free_choices))
+            found[setting.name] = compare(model, problem, radii)
+        print(setting.name, found[setting.name], file=sys.stderr)
     return found
 
 
-def compare(
-    model: nn.Module, loss: BatchLoss, sample: Any, radii: Sequence[float]
-) -> list[tuple[float, float]]:
-    """Cosine and ratio of norms on one image, for each radius."""
+def free_choices() -> contextlib.nullcontext:
+    """In place of `repeating_choices`: every pass decides anew."""
+    return contextlib.nullcontext(lambda: None)
 
-    def gradient(settings: PenaltySettings) -> Tensor:
-        return flat(FisherTracePenalty(loss, settings).measure(model, [sample]))
 
-    exact = gradient(PenaltySettings(1.0, PenaltyMethod.EXACT))
-    pairs = []
-    for radius in radii:
-        found = gradient(PenaltySettings(1.0, PenaltyMethod.FINITE_DIFFERENCE, radius=radius))
-        # 0 where float32 swallows the step.
-        pairs.append((F.cosine_similarity(found, exact, 0).item(), (found.norm() / exact.norm()).item()))
-    return pairs
+def compare(model: nn.Module, problem: Problem, radii: Sequence[float]) -> Tensor:
+    """One row of `sweep` for each radius."""
+    settings = [PenaltySettings(1.0, PenaltyMethod.EXACT)]
+    settings += [PenaltySettings(1.0, PenaltyMethod.FINITE_DIFFERENCE, radius=radius) for radius in radii]
+    total, of_images = 0, []
+    for sample in problem.samples:
+        gradients = torch.stack(
+            [flat(FisherTracePenalty(problem.loss, one).measure(model, [sample])) for one in settings]
+        )
+        of_images.append(torch.stack([cosines(gradients), ratios(gradients)], dim=1))
+        total = total + gradients
+    cosine, ratio = torch.stack(of_images).mean(0).unbind(1)
+    return torch.stack([cosine, cosines(total), ratio], dim=1)
 
 
 def flat(found: SquaredNorm) -> Tensor:
@@ -181,14 +201,25 @@ def flat(found: SquaredNorm) -> Tensor:
     return torch.cat([part.flatten().double() for part in found.gradients])
 
 
-def table(name: str, found: dict[str, list[tuple[float, float]]], radii: Sequence[float]) -> dict:
-    """One row for each radius: cosine / ratio in every setting."""
+def cosines(gradients: Tensor) -> Tensor:
+    """Of every row but the first with the first; 0 where float32 swallows the step."""
+    return F.cosine_similarity(gradients[1:], gradients[:1])
+
+
+def ratios(gradients: Tensor) -> Tensor:
+    """Norm of every row but the first over that of the first."""
+    return gradients[1:].norm(dim=1) / gradients[0].norm()
+
+
+def table(name: str, found: dict[str, Tensor], radii: Sequence[float]) -> dict:
+    """One row for each radius."""
     rows = [
-        [f"{radius:g}", *(f"{of[index][0]:.3f} / {of[index][1]:.3g}" for of in found.values())]
+        [f"{radius:g}", *("{:.2f}, {:.2f}, {:.3g}".format(*of[index].tolist()) for of in found.values())]
         for index, radius in enumerate(radii)
     ]
     return {
-        "caption": f"{name}: cosine / ratio of norms, finite difference to exact",
+        "caption": f"{name}, finite difference against exact: cosine of one image, cosine of the mean over "
+        "the images, ratio of norms",
         "columns": ["radius", *found],
         "rows": rows,
     }
@@ -200,9 +231,9 @@ def describe(tables: list[dict], num_images: int) -> dict:
         "title": "Radius of the finite difference of the Fisher-trace penalty",
         "command": "python -m benchmarks.sweep_radius " + shlex.join(sys.argv[1:]),
         "text": [
-            f"Means over {num_images} single images; 4 bits: weights of {BITS} bits per "
-            "channel, activations of 8, scales by mse and learned (LSQ). The radius is the part of itself by "
-            "which the slope alone would raise the loss."
+            f"Of {num_images} images. {BITS} bits: of weights, per channel; activations of 8, scales by mse "
+            "and learned (LSQ). The radius is the part of itself by which the slope alone would raise the "
+            "loss. Units free: the second pass does not repeat the choices of ReLUs and max pooling."
         ],
         "environment": environment(),
         "tables": tables,

@@ -33,7 +33,7 @@ class RepeatableLoss(Protocol):
     """A scalar loss that can be evaluated twice with the same discrete decisions."""
 
     def __call__(self) -> Tensor:
-        """Evaluate, deciding anew (matching, rounding, dropout masks)."""
+        """Evaluate, deciding anew (matching, rounding, dropout masks, units of ReLUs)."""
 
     def again(self) -> Tensor:
         """Evaluate with the decisions of the evaluation before."""
