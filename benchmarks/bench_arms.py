@@ -246,14 +246,17 @@ def _quantizer(cfg: CfgNode, critical: CategorySet | None = None) -> PostTrainin
 def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> dict:
     """The results file: what was measured, how, where."""
     command = "python benchmarks/bench_arms.py " + shlex.join(sys.argv[1:])
+    layers = "all decoder layers" if cfg.ALLOCATION.AUX_LOSS else "the last decoder layer"
     return {
-        "title": f"Arms at equal bytes on {cfg.DATASETS.TEST[0]}: {cfg.QUANT.WEIGHT.SCALE} scales, "
-        f"{cfg.ALLOCATION.SENSITIVITY} sensitivity, box losses of {cfg.CRITICAL.BOX_LOSS} objects",
+        "title": f"Arms at equal bytes, {cfg.MODEL.META_ARCHITECTURE} on {cfg.DATASETS.TEST[0]}: "
+        f"{cfg.QUANT.WEIGHT.SCALE} scales, {cfg.ALLOCATION.SENSITIVITY} sensitivity, losses of {layers}, box "
+        f"losses of {cfg.CRITICAL.BOX_LOSS} objects",
         "command": command,
         "text": [
             f"Post-training quantization of {os.path.basename(cfg.MODEL.WEIGHTS)}: scales by "
             f"{cfg.QUANT.WEIGHT.SCALE}, sensitivity {cfg.ALLOCATION.SENSITIVITY} ({cfg.ALLOCATION.COMBINE}), "
-            f"box losses of {cfg.CRITICAL.BOX_LOSS} objects in the critical objective, activations "
+            f"losses of {layers}, box losses of {cfg.CRITICAL.BOX_LOSS} objects in the critical objective, "
+            "activations of "
             f"{cfg.QUANT.ACTIVATION.BITS} bits, {cfg.QUANT.CALIBRATION.NUM_IMAGES} calibration images of "
             f"{', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; {seconds:.0f} seconds.",
         ],

@@ -221,7 +221,7 @@ class PostTrainingQuantizer:
 
     @functools.cached_property
     def _loss_fn(self) -> LossFn:
-        return image_losses(self.model, self.critical)
+        return image_losses(self.model, self.critical, self.settings.aux_loss)
 
     def _meta(self, arm: Arm) -> dict[str, Any]:
         """Where a table comes from, as plain JSON."""
@@ -253,7 +253,7 @@ class PostTrainingQuantizer:
 def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What two tables must agree in to be interchangeable."""
     settings = meta.get("settings") or {}
-    keys = ("scale", "form", "per_channel", "fold_norm")
+    keys = ("scale", "form", "per_channel", "fold_norm", "aux_loss")
     critical = meta.get("critical_set") or {}
     return {
         "objective": meta.get("objective"),
@@ -264,12 +264,12 @@ def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def image_losses(model: DetrBase, critical: CategorySet | None) -> LossFn:
+def image_losses(model: DetrBase, critical: CategorySet | None, aux_loss: bool = True) -> LossFn:
     """Loss callable of one image: `overall` L_A and, with a set, `critical` L_F of the same forward."""
     sets = {"overall": None} if critical is None else {"overall": None, "critical": critical}
 
     def losses(sample: dict[str, Any]) -> dict[str, Tensor]:
-        objectives = model.objectives([sample], list(sets.values()), across_ranks=False)
+        objectives = model.objectives([sample], list(sets.values()), across_ranks=False, aux_loss=aux_loss)
         return {
             name: torch.stack(list(terms.values())).sum()
             for name, terms in zip(sets, objectives, strict=True)

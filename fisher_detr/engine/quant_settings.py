@@ -22,6 +22,7 @@ class QuantSettings:
     percentile: float
     form: SensitivityForm
     widths: tuple[int, ...]
+    aux_loss: bool
     objective: Objective
     mip_gap: float
     time_limit: float
@@ -45,6 +46,7 @@ class QuantSettings:
             percentile=quant.ACTIVATION.PERCENTILE,
             form=SensitivityForm(allocation.SENSITIVITY),
             widths=tuple(allocation.WIDTHS),
+            aux_loss=allocation.AUX_LOSS,
             objective=Objective(
                 allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
             ),

@@ -31,6 +31,10 @@ class Predictions:
         proposals = self.proposals and self.proposals.in_float32()
         return Predictions(at_least_float32(self.logits), at_least_float32(self.boxes), proposals)
 
+    def last_layer(self) -> "Predictions":
+        """What detections are made of; proposals stay, whose boxes the decoder takes for constants."""
+        return dataclasses.replace(self, logits=self.logits[-1:], boxes=self.boxes[-1:])
+
 
 @dataclasses.dataclass(frozen=True)
 class Targets:

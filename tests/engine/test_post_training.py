@@ -52,6 +52,32 @@ def test_losses_of_an_image_are_the_two_objectives(quantizer):
     assert not torch.isclose(overall, critical)
 
 
+def test_without_aux_loss_the_last_decoder_layer_counts(quantizer):
+    model, sample = quantizer.model, quantizer.samples[-1]
+    found = image_losses(model, quantizer.critical, aux_loss=False)(sample)
+    for name, category_set in (("overall", None), ("critical", quantizer.critical)):
+        losses = model.losses([sample], category_set)
+        last = [losses[term] for term in ("loss_ce", "loss_bbox", "loss_giou")]
+        torch.testing.assert_close(found[name], sum(last))
+        assert len(losses) > len(last)
+
+
+@pytest.mark.parametrize("aux_loss", [False, True])
+def test_sensitivities_are_those_of_the_chosen_losses(cfg, model, aux_loss):
+    cfg = cfg.clone()
+    cfg.ALLOCATION.AUX_LOSS = aux_loss
+    quantizer = PostTrainingQuantizer.from_config(cfg, model)
+    expected = estimate_fisher(
+        image_losses(quantizer.model, quantizer.critical, aux_loss),
+        quantizer.weights,
+        quantizer.samples,
+        False,
+    )
+    np.testing.assert_allclose(
+        quantizer.sensitivity(Arm.FISHER_CRITICAL).traces["critical"], expected.traces["critical"], rtol=1e-4
+    )
+
+
 def test_every_arm_weighs_its_scales_by_its_own_objective(quantizer):
     fisher = estimate_fisher(
         image_losses(quantizer.model, quantizer.critical), quantizer.weights, quantizer.samples, False

@@ -133,13 +133,20 @@ class DetrBase(nn.Module):
         return self.objectives(batched_inputs, [category_set])[0]
 
     def objectives(
-        self, batched_inputs: Batch, category_sets: list[CategorySet | None], across_ranks: bool = True
+        self,
+        batched_inputs: Batch,
+        category_sets: list[CategorySet | None],
+        across_ranks: bool = True,
+        aux_loss: bool = True,
     ) -> list[dict[str, Tensor]]:
         """Losses of several objectives from one forward pass; None stands for L_A.
 
-        `across_ranks` is that of `SetCriterion.__call__`: False where one image is one sample.
+        `across_ranks` is that of `SetCriterion.__call__`: False where one image is one sample. Without
+        `aux_loss` the decoder layers before the last do not count (proposals do).
         """
         predictions = self.decode(self.preprocess(batched_inputs))
+        if not aux_loss:
+            predictions = predictions.last_layer()
         targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
         return [self.compare(predictions, targets, chosen, across_ranks) for chosen in category_sets]
 
