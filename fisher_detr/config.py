@@ -255,7 +255,7 @@ def _add_allocation(cfg: CN) -> None:
     # Quadratic form: "diagonal" (sum F_ii d_i^2) or "block" (E[(g'd)^2]).
     allocation.SENSITIVITY = "block"
     # Whether the losses of the decoder layers before the last, which do not detect, are part of L_A and L_F.
-    allocation.AUX_LOSS = True
+    allocation.AUX_LOSS = False
     # a_A and a_F.
     allocation.OVERALL_WEIGHT = 1.0
     allocation.CRITICAL_WEIGHT = 1.0

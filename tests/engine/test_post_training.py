@@ -80,7 +80,10 @@ def test_sensitivities_are_those_of_the_chosen_losses(cfg, model, aux_loss):
 
 def test_every_arm_weighs_its_scales_by_its_own_objective(quantizer):
     fisher = estimate_fisher(
-        image_losses(quantizer.model, quantizer.critical), quantizer.weights, quantizer.samples, False
+        image_losses(quantizer.model, quantizer.critical, quantizer.settings.aux_loss),
+        quantizer.weights,
+        quantizer.samples,
+        False,
     )
     alone, both = fisher.combined(Objective(1.0, 0.0)), fisher.combined(quantizer.settings.objective)
     for arm, expected in ((Arm.UNIFORM, alone), (Arm.FISHER_OVERALL, alone), (Arm.FISHER_CRITICAL, both)):
@@ -98,7 +101,7 @@ def test_block_sensitivity_is_that_of_the_actual_error(quantizer):
     name, bits = table.layers[row].name, table.widths[column]
     weight, importance = quantizer.weights[name], quantizer.scale_fisher(Arm.FISHER_CRITICAL)[name]
     error = quantization_error(weight, bits, ScaleMethod.FISHER, True, importance)
-    losses = image_losses(quantizer.model, quantizer.critical)
+    losses = image_losses(quantizer.model, quantizer.critical, quantizer.settings.aux_loss)
     for objective in ("overall", "critical"):
         projections = [
             float((torch.autograd.grad(losses(sample)[objective], weight)[0] * error).double().sum())
