@@ -89,16 +89,21 @@ class FakeQuantizer(nn.Module):
         """Whether the scale is a parameter."""
         return isinstance(self.scale, nn.Parameter)
 
-    def learn_scale(self, gradient: StepGradient, values_per_scale: int) -> None:
+    def learn_scale(self, gradient: StepGradient, values_per_scale: int | None = None) -> None:
         """Turn the scale into a parameter.
+
+        Under LSQ the gradient is divided by `sqrt(N qmax)` (section 2.2), where qmax is the number of levels
+        above zero. Under PACT it is divided by `qmax^2`: plain gradient descent then moves the clipping bound
+        `qmax scale` as if that were the parameter.
 
         Args:
             gradient: LSQ or PACT.
-            values_per_scale: N; the gradient is divided by `sqrt(N qmax)` (LSQ, section 2.2), where qmax is
-                the number of levels above zero.
+            values_per_scale: N of LSQ; None: the values of each item of a batch.
         """
-        factor = (values_per_scale * self.spec.qmax) ** -0.5 if gradient is StepGradient.LSQ else 1.0
-        self._step = LearnedStep(gradient, factor)
+        qmax = self.spec.qmax
+        factor = ((values_per_scale or 1) * qmax) ** -0.5 if gradient is StepGradient.LSQ else qmax**-2
+        per_item = gradient is StepGradient.LSQ and values_per_scale is None
+        self._step = LearnedStep(gradient, factor, per_item)
         scale = self.scale.detach().clone()
         del self.scale
         self.scale = nn.Parameter(scale)

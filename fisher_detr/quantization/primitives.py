@@ -33,10 +33,17 @@ class LearnedStep:
     Attributes:
         gradient: LSQ or PACT.
         factor: the gradient is multiplied by it (LSQ: `1 / sqrt(values per scale * qmax)`).
+        per_item: divide it by the square root of the values of each item as well, along the first dimension:
+            then it is the same however a batch is split.
     """
 
     gradient: StepGradient = StepGradient.LSQ
     factor: float = 1.0
+    per_item: bool = False
+
+    def factor_of(self, x: Tensor) -> float:
+        """The factor for a tensor `[N, ...]` of values."""
+        return self.factor / max(1, x[:1].numel()) ** 0.5 if self.per_item else self.factor
 
 
 def quantize(x: Tensor, scale: Tensor, spec: QuantSpec, zero_point: Tensor | int = 0) -> Tensor:
@@ -115,7 +122,7 @@ class _FakeQuantize(torch.autograd.Function):
             # The slope is (values - x) / scale or 0 inside the range, values / scale outside.
             left_out = values if ctx.step.gradient is StepGradient.PACT else x
             total = _dot(grad, values, scale, ctx.spec) - _dot(of_x, left_out, scale, ctx.spec)
-            of_scale = total * (ctx.step.factor / scale)
+            of_scale = total * (ctx.step.factor_of(x) / scale)
         return (of_x if ctx.needs_input_grad[0] else None), of_scale, None, None, None
 
 

@@ -45,7 +45,7 @@ class RoundingTape:
         inside, residual = self._next(x)
         if scale.requires_grad:
             of_step = residual.masked_fill(inside, 0.0) if step.gradient is StepGradient.PACT else residual
-            residual = residual + _Slope.apply(of_step, scale, step.factor)
+            residual = residual + _Slope.apply(of_step, scale, step.factor_of(x))
         return x * inside + residual
 
     def _next(self, x: Tensor) -> tuple[Tensor, Tensor]:

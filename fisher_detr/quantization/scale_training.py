@@ -46,9 +46,7 @@ def learn_scales(model: nn.Module, weights: ScaleTraining, activations: ScaleTra
             layer.weight_quantizer.learn_scale(StepGradient.LSQ, values)
     if activations in (ScaleTraining.LSQ, ScaleTraining.PACT):
         for quantizer in activation_quantizers(model).values():
-            # The number of an activation's values differs from image to image: an optimizer that divides by
-            # the size of the gradient, as Adam does, makes the factor irrelevant.
-            quantizer.learn_scale(StepGradient(str(activations)), 1)
+            quantizer.learn_scale(StepGradient(str(activations)))
 
 
 @torch.no_grad()

@@ -98,7 +98,11 @@ def naive(net, activation, quantized, samples=SAMPLES, labels=LABELS):
 def formula(x, quantizer, scale):
     """LSQ for weights of 4 bits with one scale for each row, PACT for activations."""
     is_weight = quantizer.spec.symmetric
-    step = LearnedStep(StepGradient.LSQ, (x.shape[1] * 7) ** -0.5) if is_weight else LearnedStep("pact", 1.0)
+    step = (
+        LearnedStep(StepGradient.LSQ, (x.shape[1] * 7) ** -0.5)
+        if is_weight
+        else LearnedStep(StepGradient.PACT, quantizer.spec.qmax**-2)
+    )
     return fake_quantize_formula(x, scale, quantizer.spec, quantizer.zero_point, step)
 
 

@@ -158,9 +158,9 @@ def test_copies_of_a_learned_scale(kind):
 
 
 def test_factor_of_lsq_and_of_pact():
-    """`1 / sqrt(N qmax)` and 1."""
+    """`1 / sqrt(N qmax)` and `1 / qmax^2`."""
     x = torch.linspace(-3, 3, 50)
-    for gradient, factor in ((StepGradient.LSQ, (50 * 255) ** -0.5), (StepGradient.PACT, 1.0)):
+    for gradient, factor in ((StepGradient.LSQ, (50 * 255) ** -0.5), (StepGradient.PACT, 255**-2)):
         quantizer = ActivationQuantizer(AFFINE)
         quantizer.set_range(-1, 2)
         quantizer.learn_scale(gradient, 50)
@@ -169,6 +169,21 @@ def test_factor_of_lsq_and_of_pact():
         step = LearnedStep(gradient, factor)
         fake_quantize(x, scale, AFFINE, quantizer.zero_point, step).sum().backward()
         assert torch.equal(quantizer.scale.grad, scale.grad) and scale.grad.abs() > 0
+
+
+@pytest.mark.parametrize("gradient", StepGradient)
+def test_gradient_of_a_batch_is_the_sum_over_its_parts(gradient):
+    """An activation's N is that of one item, so that ranks and micro-batches add up."""
+    x = torch.linspace(-3, 3, 48, dtype=torch.float64).view(4, 3, 4)
+    found = []
+    for parts in (1, 2, 4):
+        quantizer = ActivationQuantizer(AFFINE).double()
+        quantizer.set_range(-1, 2)
+        quantizer.learn_scale(gradient)
+        for part in x.chunk(parts):
+            quantizer(part).sum().backward()
+        found.append(quantizer.scale.grad)
+    torch.testing.assert_close(found[1:], found[:1] * 2)
 
 
 @pytest.mark.parametrize("kind", ["weight", "activation"])

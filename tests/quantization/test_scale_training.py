@@ -74,12 +74,13 @@ def test_what_is_learned_is_a_parameter(weights, activations):
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_gradients_are_scaled_by_the_values_of_each_scale(per_channel):
-    """`1 / sqrt(N qmax)` for weights (LSQ, section 2.2), `1 / sqrt(qmax)` for LSQ's activations."""
+    """`1 / sqrt(N qmax)` (LSQ, section 2.2); that of a bound `qmax scale` for PACT."""
     model = tied(LSQ, LSQ, per_channel=per_channel)
     weights = 4 if per_channel else 16
-    assert model.first.weight_quantizer._step.factor == pytest.approx((weights * 7) ** -0.5)
-    assert model.first.input_quantizer._step.factor == pytest.approx(255**-0.5)
-    assert tied(LSQ, PACT).first.input_quantizer._step.factor == 1.0
+    batch = torch.randn(5, 3, 4)
+    assert model.first.weight_quantizer._step.factor_of(batch) == pytest.approx((weights * 7) ** -0.5)
+    assert model.first.input_quantizer._step.factor_of(batch) == pytest.approx((12 * 255) ** -0.5)
+    assert tied(LSQ, PACT).first.input_quantizer._step.factor_of(batch) == pytest.approx(255**-2)
 
 
 def test_pact_is_for_activations():
