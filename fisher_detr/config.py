@@ -207,8 +207,6 @@ def _add_training(quant: CN) -> None:
     qat.OBSERVE_ITERS = 0
     # Iteration from which all scales stay as they are; 0: never.
     qat.FREEZE_RANGES_ITER = 0
-    # Iteration from which batch norms that are not frozen keep their statistics; 0: never.
-    qat.FREEZE_NORMS_ITER = 0
     penalty = qat.PENALTY = CN()
     # lambda of lambda tr(I_F). 0: no penalty.
     penalty.WEIGHT = 0.0

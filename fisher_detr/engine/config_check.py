@@ -12,7 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
 from fisher_detr.engine.loaders import TrainSampler
-from fisher_detr.engine.qat_check import missing_objects, needs_critical_set, quantized_training
+from fisher_detr.engine.qat_check import (
+    missing_objects,
+    needs_critical_set,
+    quantized_training,
+    without_quantization,
+)
 from fisher_detr.engine.qat_settings import PenaltyObjective
 from fisher_detr.engine.trainer_check import trainer_mistakes
 from fisher_detr.fisher import PenaltyMethod, TraceEstimate
@@ -78,6 +83,7 @@ def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> Non
         mistakes += [*_quantization(cfg), *_allocation(cfg)]
     if trains:
         mistakes += [*_mixed_precision(cfg), *trainer_mistakes(cfg), *_critical_training(cfg)]
+        mistakes += without_quantization(cfg)
         if not mistakes:  # what follows reads choices and sets
             mistakes += [*missing_objects(cfg), *(quantized_training(cfg) if cfg.QUANT.QAT.ENABLED else ())]
     if mistakes:

@@ -43,9 +43,22 @@ def missing_objects(cfg: CfgNode) -> Iterator[str]:
         )
 
 
+def without_quantization(cfg: CfgNode) -> Iterator[str]:
+    """What only a quantized training has, in one that is not."""
+    keys = cfg.QUANT.QAT
+    wanted = ["QUANT.QAT.PENALTY.WEIGHT"] if keys.PENALTY.WEIGHT else []
+    wanted += ["QUANT.QAT.DISTILL.ENABLED"] if keys.DISTILL.ENABLED else []
+    if wanted and not keys.ENABLED:
+        yield (
+            f"{' and '.join(wanted)} would have no effect, QUANT.QAT.ENABLED is False: take a config with "
+            "configs/Base-QAT.yaml"
+        )
+
+
 def quantized_training(cfg: CfgNode) -> Iterator[str]:
     """Mistakes below QUANT.QAT."""
     keys = cfg.QUANT.QAT
+    yield from _observation(cfg)
     if keys.WEIGHT_SCALE == ScaleTraining.PACT:
         yield "QUANT.QAT.WEIGHT_SCALE is 'pact', which is about activations: take 'lsq'"
     if not 0 < keys.RANGE_MOMENTUM <= 1:
@@ -59,3 +72,18 @@ def quantized_training(cfg: CfgNode) -> Iterator[str]:
             build(cfg)
         except ValueError as error:
             yield f"{name}: {error}"
+
+
+def _observation(cfg: CfgNode) -> Iterator[str]:
+    """While activations are observed they are not quantized: an evaluation would tell of another model."""
+    observed, period = cfg.QUANT.QAT.OBSERVE_ITERS, cfg.TEST.EVAL_PERIOD
+    if 0 < cfg.SOLVER.MAX_ITER <= observed:
+        yield (
+            f"QUANT.QAT.OBSERVE_ITERS is {observed} and SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: activations "
+            "would never be quantized, observe for fewer iterations"
+        )
+    elif 0 < period <= observed:
+        yield (
+            f"TEST.EVAL_PERIOD is {period} and QUANT.QAT.OBSERVE_ITERS {observed}: activations are not "
+            f"quantized by then, set the period above {observed}"
+        )

@@ -26,7 +26,6 @@ def schedule(cfg: CfgNode) -> QATSchedule:
         activations=ScaleTraining(keys.ACTIVATION_SCALE),
         observe_iters=keys.OBSERVE_ITERS,
         freeze_ranges_iter=keys.FREEZE_RANGES_ITER,
-        freeze_norms_iter=keys.FREEZE_NORMS_ITER,
         range_method=RangeMethod(cfg.QUANT.ACTIVATION.RANGE),
         percentile=cfg.QUANT.ACTIVATION.PERCENTILE,
         momentum=keys.RANGE_MOMENTUM,

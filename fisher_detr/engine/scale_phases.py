@@ -44,7 +44,8 @@ class QATSchedule:
         weights, activations: what becomes of the scales in training.
         observe_iters: iterations in which activations are only recorded; needed where ranges are not set.
         freeze_ranges_iter: iteration from which scales stay as they are; 0: never.
-        freeze_norms_iter: iteration from which batch norms keep their statistics; 0: never.
+        freeze_norms_iter: iteration from which batch norms keep their statistics; 0: never. Those of this
+            package's detectors are frozen where these are quantized.
         range_method, percentile: how ranges come from what was recorded.
         momentum: part of the newest batch in min-max ranges.
         start_steps: let LSQ's weight scales start as its paper says, not as they were calibrated.
@@ -170,7 +171,7 @@ class ScalePhases:
             return
         self._observing = contextlib.ExitStack()
         self._observing.enter_context(bypassed(self.model, ActivationQuantizer))
-        self._observing.enter_context(observing(self.model, self._seen))
+        self._observing.enter_context(observing(self.model, self._seen, training=True))
 
     def _set_ranges(self) -> None:
         """From what was observed, once."""

@@ -14,6 +14,7 @@ from fisher_detr.quantization.fake_quantizer import (
     FakeQuantizer,
     activation_quantizers,
     bypassed,
+    is_training_pass,
 )
 from fisher_detr.quantization.histogram import Histogram
 from fisher_detr.quantization.ranges import RangeMethod, activation_range
@@ -140,12 +141,20 @@ def set_activation_ranges(
 
 
 @contextlib.contextmanager
-def observing(model: nn.Module, histograms: dict[str, Histogram]) -> Iterator[None]:
-    """Record the inputs of activation quantizers into `histograms`, by module path, in every pass within."""
+def observing(
+    model: nn.Module, histograms: dict[str, Histogram], *, training: bool = False
+) -> Iterator[None]:
+    """Record the inputs of activation quantizers into `histograms`, by module path.
+
+    Args:
+        model: quantized.
+        histograms: what the passes within are added to.
+        training: take notice of training passes alone, and not of an evaluation in between.
+    """
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def record(module: ActivationQuantizer, inputs: tuple[Tensor]) -> None:
-            if not module.is_observed:
+            if not (is_training_pass(module) if training else module.is_observed):
                 return
             try:
                 histograms.setdefault(name, Histogram()).update(inputs[0])

@@ -212,6 +212,11 @@ class ActivationQuantizer(FakeQuantizer):
         return (self.spec.qmin - zero_point) * scale, (self.spec.qmax - zero_point) * scale
 
 
+def is_training_pass(quantizer: FakeQuantizer) -> bool:
+    """Whether the pass under way is one of the training: no evaluation, and not hidden from watchers."""
+    return quantizer.training and quantizer.is_observed and torch.is_grad_enabled()
+
+
 def activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
     """The activation quantizers of a model by their paths."""
     return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.quantization.fake_quantizer import ActivationQuantizer, FakeQuantizer, activation_quantizers
+from fisher_detr.quantization.fake_quantizer import (
+    ActivationQuantizer,
+    FakeQuantizer,
+    activation_quantizers,
+    is_training_pass,
+)
 from fisher_detr.quantization.primitives import StepGradient
 from fisher_detr.quantization.selection import quantized_layers
 from fisher_detr.structures import ScaleMethod
@@ -142,8 +147,7 @@ class RangeFollower:
 
     def _recorder(self, name: str):
         def record(module: ActivationQuantizer, inputs: tuple[Tensor]) -> None:
-            watches = module.training and module.is_observed and torch.is_grad_enabled()
-            if not watches or not inputs[0].numel():
+            if not is_training_pass(module) or not inputs[0].numel():
                 return
             seen = torch.stack(torch.aminmax(inputs[0].detach().float()))  # [2]
             before = self._seen.get(name)

@@ -327,6 +327,23 @@ MISTAKES = {
         {"QUANT.QAT.DISTILL.TEMPERATURE": 0.0},
         "QUANT.QAT.DISTILL: .*temperature is 0.0, expected",
     ),
+    "only observed": (
+        {"QUANT.QAT.OBSERVE_ITERS": 3},
+        "OBSERVE_ITERS is 3 and SOLVER.MAX_ITER 3: activations would never be quantized",
+    ),
+    "evaluated too early": (
+        {"QUANT.QAT.OBSERVE_ITERS": 2, "TEST.EVAL_PERIOD": 2},
+        "EVAL_PERIOD is 2 and QUANT.QAT.OBSERVE_ITERS 2: activations are not quantized by then",
+    ),
+    "not quantized": (
+        {
+            "QUANT.ENABLED": False,
+            "QUANT.QAT.ENABLED": False,
+            "QUANT.QAT.PENALTY.WEIGHT": -1.0,
+            "QUANT.QAT.DISTILL.ENABLED": True,
+        },
+        "PENALTY.WEIGHT and QUANT.QAT.DISTILL.ENABLED would have no effect, QUANT.QAT.ENABLED is False",
+    ),
     "re-weighting": ({"CRITICAL.TRAIN_WEIGHT": -1.0}, "CRITICAL.TRAIN_WEIGHT is -1, expected 0"),
 }
 

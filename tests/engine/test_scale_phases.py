@@ -127,6 +127,23 @@ def test_observed_activations_pass_unquantized_and_set_the_ranges():
         assert not torch.equal(model(images(0)), expected(images(0)))
 
 
+def test_evaluations_in_between_are_not_observed():
+    """They follow the step, as those of an `EvalHook` do."""
+    model, other = make_net(), make_net()
+    for chosen, evaluates in ((model, True), (other, False)):
+        phases = ScalePhases(chosen, make_schedule())
+        for i in range(3):
+            phases.enter(i)
+            chosen.train()(images(i))
+            phases.leave(i)
+            state = phases.state_dict()
+            if evaluates:
+                with torch.no_grad():
+                    chosen.eval()(1000 * images(i))
+            assert str(phases.state_dict()) == str(state)
+    same(scales(model), scales(other))
+
+
 def test_hidden_passes_are_not_observed():
     model, other = make_net(), make_net()
     for chosen, hides in ((model, True), (other, False)):
