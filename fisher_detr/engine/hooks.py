@@ -1,6 +1,7 @@
 """Quantization-aware training as one hook for any Detectron2 trainer."""
 
 import contextlib
+import statistics
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class QATHook(HookBase):
             observes = self.schedule.phase(iteration) is Phase.OBSERVE
             self._term.due = not observes and since % settings.interval == 0
             self._term.warmup = min(1.0, (since + 1) / max(1, settings.warmup_iters))
+            self._term.measured.clear()
             if self._clip:
                 self._clip.forget()
 
@@ -121,8 +123,8 @@ class QATHook(HookBase):
 
     def _log(self) -> None:
         storage = self.trainer.storage
-        if self._term and self._term.due and self._term.trace is not None:
-            storage.put_scalar("fisher_trace", self._term.trace, smoothing_hint=False)
+        for name, values in (self._term.measured if self._term else {}).items():
+            storage.put_scalar(name, statistics.mean(values), smoothing_hint=False)
         iteration, model = self.trainer.iter, self._scales.model
         if iteration % _LOG_PERIOD or self.schedule.phase(iteration) is Phase.OBSERVE:
             return

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.engine.trace_penalty import FisherTracePenalty, trained
+from fisher_detr.engine.trace_penalty import FisherTracePenalty, NotFiniteError, trained
 from fisher_detr.fisher import SquaredNorm
 from fisher_detr.quantization import ActivationQuantizer, bypassed
 
@@ -44,7 +45,8 @@ class PenaltyTerm:
     Attributes:
         due: compute it in the next training pass; otherwise add nothing.
         warmup: part of lambda that counts by now.
-        trace: newest measurement, without lambda; None: none yet.
+        measured: `fisher_trace`, without lambda, and `fisher_gradient_norm`, that of the penalty's gradient
+            before its clipping and the factor k, of every pass since they were last cleared.
     """
 
     def __init__(self, penalty: FisherTracePenalty, told: Callable[[list[Contribution]], None] | None = None):
@@ -53,11 +55,12 @@ class PenaltyTerm:
         self.reference = Reference()
         self.due = False
         self.warmup = 1.0
-        self.trace: float | None = None
+        self.measured: dict[str, list[float]] = {}
         self._told = told
         self._checked = False
         self._measures = False
         self._found: SquaredNorm | None = None
+        self._failure: NotFiniteError | None = None
 
     def attach(self, model: nn.Module) -> contextlib.ExitStack:
         """Watch the training passes of a model, which gives a dict of losses; close the result to stop."""
@@ -70,12 +73,14 @@ class PenaltyTerm:
     def _before(self, model: nn.Module, inputs: tuple) -> None:
         if self._measures:  # the loss that is penalised may itself be one of a training pass
             return
-        self._found = None
+        self._found = self._failure = None
         if not (model.training and torch.is_grad_enabled()):
             return
         self._measures = True
         try:
             self._found = self._measure(model, inputs[0])
+        except NotFiniteError as error:
+            self._failure = error  # the losses may not be finite either, and the guard says where that began
         finally:
             self._measures = False
 
@@ -88,6 +93,8 @@ class PenaltyTerm:
         return self.penalty.measure(model, batch) if self.due else None
 
     def _after(self, model: nn.Module, _inputs: tuple, losses: Any) -> Any:
+        if self._failure and not self._measures and _all_finite(losses):
+            raise self._failure
         if self._measures or self._found is None:
             return losses
         if not isinstance(losses, dict):
@@ -96,28 +103,37 @@ class PenaltyTerm:
                 f"{LOSS_NAME} can be added to"
             )
         found, self._found = self._found, None
-        self.trace = found.value.item()
-        weight = self._weight()
+        weight = self._weight(found.value.item())
         gradients = self._scaled(found.gradients, weight)
         return losses | {
             LOSS_NAME: _WithGradient.apply(weight * found.value, gradients, self._told, *trained(model))
         }
 
-    def _weight(self) -> float:
+    def _weight(self, trace: float) -> float:
         """Lambda by now, over the reference trace."""
         settings = self.penalty.settings
+        self.measured.setdefault("fisher_trace", []).append(trace)
         if settings.normalize:
-            self.reference.update(self.trace, self.warmup)
+            self.reference.update(trace, self.warmup)
         return settings.weight * self.warmup / (self.reference.value if settings.normalize else 1.0)
 
     def _scaled(self, gradients: tuple[Tensor, ...], weight: float) -> list[Tensor]:
         """Gradients of `weight x` scaled down to the greatest norm, then times the interval."""
         settings = self.penalty.settings
-        factor = weight * settings.interval
-        if settings.clip_norm:
-            norm = weight * torch.stack(torch._foreach_norm(list(gradients))).norm()
-            factor *= (settings.clip_norm / norm.clamp(min=settings.clip_norm)).item()
-        return list(torch._foreach_mul(list(gradients), factor))
+        norm = weight * torch.stack(torch._foreach_norm(list(gradients))).norm().item()
+        if not math.isfinite(norm):
+            raise NotFiniteError(
+                "the gradient of the Fisher-trace penalty is not finite, and its value is: lower "
+                "SOLVER.BASE_LR, or look at the images of this iteration"
+            )
+        self.measured.setdefault("fisher_gradient_norm", []).append(norm)
+        shrink = min(1.0, settings.clip_norm / norm) if settings.clip_norm and norm else 1.0
+        return list(torch._foreach_mul(list(gradients), weight * settings.interval * shrink))
+
+
+def _all_finite(losses: Any) -> bool:
+    values = losses.values() if isinstance(losses, dict) else [losses]
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 class _WithGradient(torch.autograd.Function):

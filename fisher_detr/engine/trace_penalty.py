@@ -33,6 +33,10 @@ BatchLoss = Callable[[nn.Module, Any], Tensor]
 _SAME = 1e-3  # relative difference of two evaluations that is a GPU's
 
 
+class NotFiniteError(ValueError):
+    """The loss of the penalty is NaN or infinite."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PenaltySettings:
     """How the penalty `lambda tr(I_F)` is computed; see the keys QUANT.QAT.PENALTY in config.py.
@@ -184,9 +188,8 @@ class _Repeatable(contextlib.ExitStack):
     def _evaluate(self) -> Tensor:
         value = self._loss(self._model, self._batch)
         if value.dim() or not torch.isfinite(value):
-            raise ValueError(
-                f"the loss of the Fisher-trace penalty is {value.detach()}: expected a finite scalar"
-            )
+            kind = ValueError if value.dim() else NotFiniteError
+            raise kind(f"the loss of the Fisher-trace penalty is {value.detach()}: expected a finite scalar")
         return value
 
 

@@ -92,7 +92,7 @@ def test_normalised_by_the_mean_trace_of_the_warmup():
         found.append(model(make_batch())[LOSS_NAME].item())
     assert found == pytest.approx([2 / 3 * 4 / 4, 4 / 3 * 8 / 6, 2 * 12 / 6, 2 * 60 / 6])
     assert term.reference == Reference(6.0, 2)
-    assert term.trace == 60.0
+    assert term.measured["fisher_trace"] == [4.0, 8.0, 12.0, 60.0]
 
 
 def test_without_warmup_the_first_trace_is_the_reference():
@@ -113,6 +113,37 @@ def test_clip_of_its_own_before_the_factor_k(clip_norm):
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     for gradient, parameter in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, 4 * parameter.grad)
+
+
+def test_norm_of_its_gradient_is_told_before_it_is_clipped():
+    model = make_net()
+    term = attached(Given(5.0, interval=4, clip_norm=0.5), model)
+    model(make_batch())
+    expected = 2.0 * torch.cat([part.flatten() for part in Given.gradients(model)]).norm()
+    assert term.measured["fisher_gradient_norm"] == pytest.approx([expected.item()])
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_gradient_that_is_not_finite(clip_norm):
+    """It would make every parameter NaN in one step."""
+    model, penalty = make_net(), Given(5.0, clip_norm=clip_norm)
+    penalty.gradients = lambda model: [torch.full_like(p, float("inf")) for p in model.parameters()]
+    attached(penalty, model)
+    with pytest.raises(ValueError, match="gradient of the Fisher-trace penalty is not finite"):
+        model(make_batch())
+
+
+def test_loss_that_is_not_finite_is_told_where_the_training_has_sound_losses():
+    model = make_net()
+    term = attached(FisherTracePenalty(own_loss, PenaltySettings(1.0, METHODS[0])), model)
+    assert LOSS_NAME in model(make_batch())
+    term.penalty.loss = lambda m, b: own_loss(m, b) * float("nan")
+    with pytest.raises(ValueError, match="loss of the Fisher-trace penalty is nan"):
+        model(make_batch())
+    with torch.no_grad():
+        model.inner.weight[0, 0] = float("nan")
+    losses = model(make_batch())  # the guard of the training looks at them
+    assert LOSS_NAME not in losses and not torch.stack([*losses.values()]).isfinite().all()
 
 
 def test_clip_of_no_gradient():
