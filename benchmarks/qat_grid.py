@@ -10,21 +10,26 @@ starts from the same quantized model, and seed s sees the same images in every a
 
 import argparse
 import dataclasses
+import functools
+import hashlib
 import json
-import os
-import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.qat_measure import measure
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from benchmarks.qat_runs import FULL, PTQ, ROOT, Run, quantize, say, train_and_measure
 from benchmarks.qat_tables import describe
+from fisher_detr.engine import load_config
 from fisher_detr.files import read_json, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 PENALTY = "QUANT.QAT.PENALTY.WEIGHT"
 FEW = 200  # training images of the cell in which the paper finds the effect large
+# Results by cell, arm and seed.
+Results = dict[str, dict[str, dict[int, dict]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,64 +37,45 @@ class Cell:
     """One model and training set.
 
     Attributes:
-        config: of the training.
+        model: of the street configs.
         arms: which of `ARMS`.
         seeds: of the runs.
-        overrides: config keys and values.
+        keys: config keys and values.
         images: training images; 0: all.
     """
 
-    config: str
+    model: str
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
-    overrides: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     images: int = 0
 
+    @property
+    def config(self) -> str:
+        """Of the training."""
+        return f"configs/street/{self.model}_small_qat.yaml"
 
-# The first trains nothing; the weights were chosen on val (docs/qat.md).
+
+# The first two train nothing.
 ARMS: dict[str, tuple[str, ...]] = {
-    "ptq": (),
+    FULL: (),
+    PTQ: (),
     "qat": (),
     "qat_distill": ("QUANT.QAT.DISTILL.ENABLED", "True"),
     "qat_overall": (PENALTY, "1.0", "QUANT.QAT.PENALTY.OBJECTIVE", "overall"),
     "qat_critical": (PENALTY, "1.0"),
     "qat_reweighted": ("CRITICAL.TRAIN_WEIGHT", "1.0"),
 }
-PAIR = ("ptq", "qat", "qat_critical")
+PAIR = (FULL, PTQ, "qat", "qat_critical")
 CELLS = {
-    "deformable": Cell("configs/street/deformable_detr_small_qat.yaml", tuple(ARMS), (1, 2, 3, 4, 5)),
-    "detr": Cell("configs/street/detr_small_qat.yaml", PAIR, (1, 2, 3)),
-    "dab": Cell("configs/street/dab_detr_small_qat.yaml", PAIR, (1, 2, 3)),
-    "few_images": Cell(
-        "configs/street/deformable_detr_small_qat.yaml", PAIR, (1, 2, 3), ("SOLVER.MAX_ITER", "1600"), FEW
-    ),
+    "deformable": Cell("deformable_detr", tuple(ARMS), (1, 2, 3, 4, 5)),
+    "detr": Cell("detr", PAIR, (1, 2, 3)),
+    "dab": Cell("dab_detr", PAIR, (1, 2, 3)),
+    "few_images": Cell("deformable_detr", PAIR, (1, 2, 3), ("SOLVER.MAX_ITER", "1600"), FEW),
+    # Is what uniform widths lose won back, and how far does training take 2 bits?
+    "uniform": Cell("deformable_detr", PAIR[:3], (1,), ("ALLOCATION.ARM", "uniform")),
+    "two_bits": Cell("deformable_detr", (*PAIR[:3], "qat_distill"), (1,), ("ALLOCATION.AVERAGE_BITS", "2.0")),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training, or for the arm `ptq` its start."""
-
-    cell: str
-    arm: str
-    seed: int
-    overrides: tuple[str, ...]
-    root: Path
-
-    @property
-    def folder(self) -> Path:
-        """Where it leaves its files."""
-        return self.root / self.cell / self.arm / f"seed{self.seed}"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Of the quantized model."""
-        return self.start if self.arm == "ptq" else self.folder / "model_final.pth"
-
-    @property
-    def start(self) -> Path:
-        """The quantized model that all arms of a cell start from."""
-        return self.root / self.cell / "start" / "model_quantized.pth"
 
 
 def main() -> None:
@@ -105,102 +91,67 @@ def main() -> None:
     parser.add_argument("--output", help="results file (JSON)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values for all runs")
     args = parser.parse_args()
-    found = {name: run_cell(name, args) for name in args.cells}
-    results = describe(found, args.split, sys.argv[1:])
-    if args.output:
-        write_json(args.output, results)
-    print(json.dumps(results["tables"], indent=1))
+    found, failures = do_runs([run for name in args.cells for run in runs_of(name, args)], args)
+    if found:
+        results = describe(found, args.split, sys.argv[1:])
+        if args.output:
+            write_json(args.output, results)
+        print(json.dumps(results["tables"], indent=1))
+    if failures:
+        sys.exit("qat_grid: " + "\n".join(failures))
 
 
-def run_cell(name: str, args: argparse.Namespace) -> dict[str, dict[int, dict]]:
-    """Results of a cell by arm and seed."""
-    cell = CELLS[name]
+def runs_of(name: str, args: argparse.Namespace) -> list[Run]:
+    """The runs of a cell, whose start is made if it is not there."""
+    cell, folder = CELLS[name], args.folder / name
+    cfg = load_config(str(ROOT / cell.config))
     arms = {arm: ARMS[arm] for arm in args.arms or cell.arms}
     arms |= {f"qat_critical_{weight}": (PENALTY, weight) for weight in args.weights or ()}
-    common = (*cell.overrides, *_data(cell, args.folder / name), *args.opts)
-    runs = [
-        Run(name, arm, seed, (*common, *keys), args.folder)
-        for arm, keys in arms.items()
-        for seed in ((0,) if arm == "ptq" else args.seeds or cell.seeds)
-    ]
-    quantize(cell, runs[0], common)
+    common = (*cell.keys, *fewer_images(cfg, cell.images, folder), *args.opts)
+    runs = []
+    for arm, of_arm in arms.items():
+        keys = (*common, *of_arm)
+        make = functools.partial(Run, cell.config, arm, keys=keys, settings=digest(cell.config, keys))
+        seeds = (0,) if arm in (FULL, PTQ) else args.seeds or cell.seeds
+        runs += [make(seed=seed, cell=folder, teacher=cfg.MODEL.WEIGHTS) for seed in seeds]
+    quantize(runs[0], common)
+    return runs
+
+
+def digest(config: str, keys: Sequence[str]) -> str:
+    """Of all settings of a run: a default that has changed makes another one of it."""
+    return hashlib.sha256(load_config(str(ROOT / config), list(keys)).dump().encode()).hexdigest()
+
+
+def do_runs(runs: list[Run], args: argparse.Namespace) -> tuple[Results, list[str]]:
+    """What was measured, and what went wrong with the other runs."""
+    found: Results = {}
+    failures = []
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda run: train_and_measure(cell, run, args.split), runs))
-    found: dict[str, dict[int, dict]] = {}
-    for run, result in zip(runs, results, strict=True):
-        found.setdefault(run.arm, {})[run.seed] = result
-    return found
+        waiting = [(run, pool.submit(train_and_measure, run, args.split)) for run in runs]
+        for run, result in waiting:
+            try:
+                seeds = found.setdefault(run.cell.name, {}).setdefault(run.arm, {})
+                seeds[run.seed] = result.result()
+            except (ValueError, RuntimeError) as error:
+                say(str(error))
+                failures.append(str(error))
+    return found, failures
 
 
-def quantize(cell: Cell, run: Run, overrides: tuple[str, ...]) -> None:
-    """Make the start of a cell, unless it is there."""
-    if not run.start.exists():
-        train_net(cell.config, *overrides, "QUANT.QAT.ENABLED", "False", "OUTPUT_DIR", str(run.start.parent))
-
-
-def train_and_measure(cell: Cell, run: Run, split: str) -> dict:
-    """Do what is missing of a run; returns what was measured."""
-    result = run.folder / f"result_{split}.json"
-    if not run.checkpoint.exists():
-        train(cell, run)
-    if not result.exists():
-        print(f"measuring {run.cell} {run.arm} seed {run.seed} on {split}", flush=True)
-        found = measure(cell.config, run.overrides, run.checkpoint, run.folder, split)
-        write_json(result, found | {"minutes": _minutes(run)})
-    return read_json(result, "result")
-
-
-def train(cell: Cell, run: Run) -> None:
-    """Train, or go on with a training that was cut off."""
-    teacher = ("QUANT.QAT.DISTILL.TEACHER", _teacher(cell))
-    keys = ("MODEL.WEIGHTS", str(run.start), "SEED", str(run.seed), "OUTPUT_DIR", str(run.folder))
-    resume = ("--resume",) if (run.folder / "last_checkpoint").exists() else ()
-    print(f"training {run.cell} {run.arm} seed {run.seed}", flush=True)
-    start = time.perf_counter()
-    train_net(cell.config, *resume, *run.overrides, *teacher, *keys, "TEST.EVAL_PERIOD", "0")
-    with (run.folder / "seconds.txt").open("a") as file:  # one line for each part of an interrupted run
-        file.write(f"{time.perf_counter() - start:.0f}\n")
-
-
-def train_net(config: str, *arguments: str) -> None:
-    """The command line, on one core and one GPU-less process, its output in the run's own log."""
-    command = [sys.executable, "tools/train_net.py", "--config-file", config, *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-
-
-def _teacher(cell: Cell) -> str:
-    from fisher_detr.engine import load_config
-
-    return load_config(str(ROOT / cell.config)).MODEL.WEIGHTS
-
-
-def _minutes(run: Run) -> float | None:
-    path = run.folder / "seconds.txt"
-    return sum(map(float, path.read_text().split())) / 60 if path.exists() else None
-
-
-def _data(cell: Cell, folder: Path) -> tuple[str, ...]:
-    """Config keys of a training set of fewer images, which is made here."""
-    if not cell.images:
+def fewer_images(cfg: CfgNode, count: int, folder: Path) -> tuple[str, ...]:
+    """Config keys of a training set of the first `count` images, which is made in the folder; 0: of all."""
+    if not count:
         return ()
-    from detectron2.data import MetadataCatalog
-
-    from fisher_detr.engine import load_config
-
-    cfg = load_config(str(ROOT / cell.config))
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     path = folder / "train.json"
     if not path.exists():
         whole = read_json(metadata.json_file, "annotations")
-        images = sorted(whole["images"], key=lambda image: image["id"])[: cell.images]
+        images = sorted(whole["images"], key=lambda image: image["id"])[:count]
         kept = {image["id"] for image in images}
         annotations = [a for a in whole["annotations"] if a["image_id"] in kept]
         write_json(path, whole | {"images": images, "annotations": annotations})
-    name = f"few_{cell.images}"
+    name = f"few_{count}"
     register = [*cfg.DATASETS.REGISTER, f"{name}:{path}:{metadata.image_root}"]
     return ("DATASETS.REGISTER", repr(register), "DATASETS.TRAIN", f"('{name}',)")
 

@@ -1,61 +1,82 @@
-"""What is measured of a quantization-aware training: accuracy, loss and trace of the critical objective."""
+"""What is measured of a training of the grid (`qat_grid`): accuracy, critical loss and its Fisher trace.
 
+    python -m benchmarks.qat_measure CONFIG CHECKPOINT FOLDER SPLIT [KEY VALUE ...]
+
+Leaves `result_SPLIT.json` in the folder.
+"""
+
+import argparse
+import contextlib
 from pathlib import Path
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.critical import resolve_category_sets
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
-from fisher_detr.engine import Trainer, load_config
+from fisher_detr.engine import Trainer, load_config, load_float
 from fisher_detr.engine.commands import load_quantized
-from fisher_detr.engine.post_training import image_losses
-from fisher_detr.engine.qat import critical_set
+from fisher_detr.engine.post_training import float_model_for_quantization, image_losses
+from fisher_detr.engine.qat import critical_set, is_quantized
+from fisher_detr.files import write_json
 from fisher_detr.fisher import estimate_fisher
 from fisher_detr.modeling import DetrBase
-from fisher_detr.quantization import quantized_layers, weight_offsets
+from fisher_detr.quantization import quantizable_layers, quantized_layers, weight_offsets
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 256  # of each split, for losses and traces
 
 
-def measure(config: str, overrides: tuple[str, ...], checkpoint: Path, folder: Path, split: str) -> dict:
-    """Evaluate a quantized checkpoint.
+def main() -> None:
+    """Parse the command line, measure, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("config", help="of the training")
+    parser.add_argument("checkpoint", help="quantized, or in full precision")
+    parser.add_argument("folder", type=Path, help="where detections and the result go")
+    parser.add_argument("split", help="of the street data to evaluate on")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values of the training")
+    args = parser.parse_args()
+    keys = ["MODEL.WEIGHTS", args.checkpoint, "DATASETS.TEST", (f"street_{args.split}",)]
+    output = ["OUTPUT_DIR", str(args.folder / args.split)]
+    cfg = load_config(str(ROOT / args.config), [*args.opts, *keys, *output])
+    write_json(args.folder / f"result_{args.split}.json", measure(cfg))
+
+
+def measure(cfg: CfgNode) -> dict:
+    """Evaluate a checkpoint.
 
     Args:
-        config: of the training.
-        overrides: its config keys and values.
-        checkpoint: the model.
-        folder: where detections go.
-        split: of the street data to evaluate on.
+        cfg: of the training, with the checkpoint and the split to evaluate on.
 
     Returns:
-        `metrics` (of "bbox"), `detections` (file of the trained-for set's), `categories` (its data set ids),
-        `others` (names of the other sets), and for `train` and `split` mean `loss` and `trace` over images.
+        `metrics` (of "bbox"), `detections` (file of the trained-for set's), `annotations` and `category_ids`
+        to score them by, `target` and `others` (names of the critical sets), and for `train` and `evaluated`
+        mean `loss` and `trace` over images.
     """
-    keys = ["MODEL.WEIGHTS", str(checkpoint), "DATASETS.TEST", (f"street_{split}",)]
-    cfg = load_config(str(ROOT / config), [*overrides, *keys, "OUTPUT_DIR", str(folder / split)])
-    model = load_quantized(cfg)
+    model = load_quantized(cfg) if is_quantized(cfg.MODEL.WEIGHTS) else load_float(cfg)
     metrics = Trainer.test(cfg, model)["bbox"]
-    target = cfg.CRITICAL.TARGET
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    target, split = cfg.CRITICAL.TARGET, cfg.DATASETS.TEST[0]
+    metadata = MetadataCatalog.get(split)
     ids = {index: id_ for id_, index in metadata.thing_dataset_id_to_contiguous_id.items()}
     sets = resolve_category_sets(cfg.CRITICAL.SETS, metadata)
-    found = folder / split / "inference" / cfg.DATASETS.TEST[0] / f"critical_{target}_results.json"
+    detections = Path(cfg.OUTPUT_DIR, "inference", split, f"critical_{target}_results.json")
+    if not quantized_layers(model):
+        float_model_for_quantization(model, cfg.QUANT.FOLD_NORM)  # the same weights as the quantized one
     return {
         "metrics": {name: None if np.isnan(value) else value for name, value in metrics.items()},
         "target": target,
         "others": [chosen.name for chosen in sets if chosen.name != target],
-        "detections": str(found),
+        "detections": str(detections),
         "annotations": str(metadata.json_file),
         "category_ids": [ids[index] for index in critical_set(cfg).indices],
         "train": critical_statistics(cfg, model, cfg.DATASETS.TRAIN[0]),
-        "evaluated": critical_statistics(cfg, model, cfg.DATASETS.TEST[0]),
+        "evaluated": critical_statistics(cfg, model, split),
     }
 
 
-def critical_statistics(cfg, model: DetrBase, data_set: str) -> dict[str, float]:
-    """Mean critical loss of an image, trace of the critical Fisher information at the quantized weights."""
+def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[str, float]:
+    """Mean critical loss of an image; trace of its Fisher information at the weights that are multiplied."""
     records = sample_calibration_images(DatasetCatalog.get(data_set), IMAGES, seed=0)
     mapper = DetrDatasetMapper(cfg, is_train=False)
     of_both = image_losses(model.eval(), critical_set(cfg))
@@ -66,6 +87,15 @@ def critical_statistics(cfg, model: DetrBase, data_set: str) -> dict[str, float]
         losses.append(loss.item())
         return {"critical": loss}
 
-    with weight_offsets(quantized_layers(model)) as offsets:
-        fisher = estimate_fisher(critical, offsets, records, progress=False)
+    with contextlib.ExitStack() as stack:
+        if quantized_layers(model):
+            weights = stack.enter_context(weight_offsets(quantized_layers(model)))
+        else:
+            layers = quantizable_layers(model, cfg.QUANT.SKIP_LAYERS)
+            weights = {name: layer.weight for name, layer in layers.items()}
+        fisher = estimate_fisher(critical, weights, records, progress=False)
     return {"loss": float(np.mean(losses)), "trace": float(fisher.traces["critical"].sum())}
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from fisher_detr.engine import environment
 from fisher_detr.evaluation import BootstrapAP, average, bootstrap_ap, complete_ground_truth
 
 RESAMPLES = 1000
-BASELINE = "qat"
+BASELINE, PROPOSED = "qat", "qat_critical"
+RIVALS = ("qat_overall", "qat_reweighted")
 # Of every run: what the column says, and where the number is.
 COLUMNS = {
     "AP": lambda r: r["metrics"]["AP"],
@@ -23,28 +25,34 @@ COLUMNS = {
     "tr I_F evaluated": lambda r: r["evaluated"]["trace"],
     "minutes": lambda r: r["minutes"],
 }
+PAIRED = ("AP", "APcrit of the others", "gap of L_F", "tr I_F on train", "tr I_F evaluated")
+# Results of the seeds of an arm.
+Runs = dict[int, dict]
 
 
-def describe(found: dict[str, dict[str, dict[int, dict]]], split: str, arguments: list[str]) -> dict:
+def describe(found: dict[str, dict[str, Runs]], split: str, arguments: list[str]) -> dict:
     """The results file, from results by cell, arm and seed."""
     tables = []
     for cell, arms in found.items():
-        tables.append(_means(cell, arms, split))
-        if BASELINE in arms and len(arms) > 1:
-            tables.append(_differences(cell, arms, split))
+        known = {arm: runs for arm, runs in arms.items() if runs}
+        tables.append(_means(cell, known, split))
+        rows = [_difference(known, arm, other) for arm, other in _comparisons(known)]
+        if rows:
+            tables.append(_differences(cell, rows, split))
     return {
         "title": f"Quantization-aware training with the Fisher-trace penalty, street {split}",
         "command": "python -m benchmarks.qat_grid " + shlex.join(arguments),
         "text": [
             "Mean and standard deviation over seeds. Gap: critical loss of an evaluated image less that of a "
-            "training image (256 each). Trace: of the critical Fisher information at the quantized weights."
+            "training image (256 each). Trace: of the critical Fisher information at the weights that are "
+            "multiplied."
         ],
         "environment": environment(),
         "tables": tables,
     }
 
 
-def _means(cell: str, arms: dict[str, dict[int, dict]], split: str) -> dict:
+def _means(cell: str, arms: dict[str, Runs], split: str) -> dict:
     rows = [
         [arm, len(runs), *(_spread([of(run) for run in runs.values()]) for of in COLUMNS.values())]
         for arm, runs in arms.items()
@@ -52,26 +60,43 @@ def _means(cell: str, arms: dict[str, dict[int, dict]], split: str) -> dict:
     return {"caption": f"{cell}, street {split}", "columns": ["arm", "seeds", *COLUMNS], "rows": rows}
 
 
-def _differences(cell: str, arms: dict[str, dict[int, dict]], split: str) -> dict:
-    rows = []
-    for arm, runs in arms.items():
-        if arm == BASELINE:
-            continue
-        seeds = sorted(arms[BASELINE].keys() & runs.keys()) or sorted(arms[BASELINE])
-        pairs = [_gain(runs.get(seed, next(iter(runs.values()))), arms[BASELINE][seed]) for seed in seeds]
-        whole = average(pairs)
-        low, high = whole.interval()
-        points = [pair.point for pair in pairs]
-        rows.append(
-            [arm, len(pairs), f"{whole.point:+.2f} [{low:+.2f}, {high:+.2f}]", f"{np.std(points):.2f}"]
-            + [" ".join(f"{point:+.2f}" for point in points)]
-        )
+def _comparisons(arms: dict[str, Runs]) -> list[tuple[str, str]]:
+    """Every arm with plain training, and the penalty that is proposed with its rivals."""
+    pairs = [(arm, BASELINE) for arm in arms if arm != BASELINE] + [(PROPOSED, rival) for rival in RIVALS]
+    return [(arm, other) for arm, other in pairs if arm in arms and other in arms]
+
+
+def _differences(cell: str, rows: list[list], split: str) -> dict:
     return {
-        "caption": f"{cell}: APcrit over {BASELINE} of the same seed (mean over seeds, 95 % bootstrap "
-        f"interval over images, {RESAMPLES} resamples), street {split}",
-        "columns": ["arm", "pairs", "difference", "deviation over seeds", "by seed"],
+        "caption": f"{cell}: differences of the same seed, street {split} (APcrit: 95 % bootstrap interval "
+        f"over images and seeds, {RESAMPLES} resamples; others: mean and standard deviation over seeds)",
+        "columns": ["arm", "less", "pairs", "APcrit", "APcrit by seed", *PAIRED],
         "rows": rows,
     }
+
+
+def _difference(arms: dict[str, Runs], arm: str, other: str) -> list:
+    pairs = paired(arms[arm], arms[other])
+    gains = [_gain(run, baseline) for run, baseline in pairs]
+    low, high = over_seeds(gains).interval()
+    row = [arm, other, len(pairs), f"{average(gains).point:+.2f} [{low:+.2f}, {high:+.2f}]"]
+    row.append(" ".join(f"{gain.point:+.2f}" for gain in gains))
+    return row + [_spread([_less(COLUMNS[name], *pair) for pair in pairs], "+") for name in PAIRED]
+
+
+def paired(runs: Runs, others: Runs) -> list[tuple[dict, dict]]:
+    """Results of the same seed; what trains nothing has one result, which meets every seed of the other."""
+    if common := sorted(runs.keys() & others.keys()):
+        return [(runs[seed], others[seed]) for seed in common]
+    return [(run, other) for run in runs.values() for other in others.values()]
+
+
+def over_seeds(gains: Sequence[BootstrapAP]) -> BootstrapAP:
+    """Mean over seeds, where each resample of the images draws seeds with replacement as well."""
+    mean = average(gains)
+    samples = np.stack([gain.samples for gain in gains])  # [S, R]
+    drawn = np.random.default_rng(0).integers(len(gains), size=samples.shape)
+    return BootstrapAP(mean.point, np.take_along_axis(samples, drawn, axis=0).mean(axis=0), mean.draw)
 
 
 def _gain(run: dict, baseline: dict) -> BootstrapAP:
@@ -84,13 +109,20 @@ def _gain(run: dict, baseline: dict) -> BootstrapAP:
     return found["run"] - found["baseline"]
 
 
+def _less(of: Callable[[dict], float | None], run: dict, other: dict) -> float | None:
+    values = of(run), of(other)
+    return None if None in values else values[0] - values[1]
+
+
 def _mean(values) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def _spread(values: list[float | None]) -> str:
+def _spread(values: list[float | None], sign: str = "") -> str:
+    """Mean and standard deviation of a sample."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    return f"{np.mean(known):.2f} ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else f"{known[0]:.2f}"
+    deviation = f" ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else ""
+    return f"{np.mean(known):{sign}.2f}{deviation}"

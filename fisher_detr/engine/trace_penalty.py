@@ -47,7 +47,7 @@ class PenaltySettings:
         estimate: per image or minibatch.
         interval: k >= 1: once in k iterations, with k times the gradient.
         radius: by which part of itself the slope alone would raise the loss over the step of the difference.
-        layers: prefixes of the paths of the quantized layers whose weights count; empty: all.
+        layers: paths of modules; the quantized layers at or below them count; empty: all.
         warmup_iters: iterations over which lambda grows from 0.
         normalize: divide by the mean trace of the warm-up: lambda is the penalty of the model at the start.
         clip_norm: the gradient of the penalty is scaled down to this norm before the factor k; 0: never.
@@ -143,7 +143,8 @@ class FisherTracePenalty:
     def layers(self, model: nn.Module) -> dict[str, QuantizedLayer]:
         """The layers whose weights count."""
         layers, prefixes = quantized_layers(model), self.settings.layers
-        chosen = {name: layer for name, layer in layers.items() if not prefixes or name.startswith(prefixes)}
+        beginnings = tuple(f"{prefix}." for prefix in prefixes) or ("",)
+        chosen = {name: layer for name, layer in layers.items() if f"{name}.".startswith(beginnings)}
         if not chosen:
             raise ValueError(
                 f"Fisher-trace penalty: no quantized layer of the model begins with {' or '.join(prefixes)}; "

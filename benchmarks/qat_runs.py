@@ -1,0 +1,149 @@
+"""One training of the grid (`qat_grid`): made, gone on with and measured by processes of one core each."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fisher_detr.files import read_json, sha256_of, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+FULL, PTQ = "full_precision", "ptq"  # arms that train nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One arm and seed of a cell.
+
+    Attributes:
+        config: of the training.
+        arm: what is trained; or one of those that are not.
+        seed: of the training.
+        keys: config keys and values.
+        settings: digest of the whole config with these keys.
+        cell: folder of the cell.
+        teacher: checkpoint in full precision.
+    """
+
+    config: str
+    arm: str
+    seed: int
+    keys: tuple[str, ...]
+    settings: str
+    cell: Path
+    teacher: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it leaves its files."""
+        return self.cell / self.arm / f"seed{self.seed}"
+
+    @property
+    def start(self) -> Path:
+        """The quantized model that all arms of a cell start from."""
+        return self.cell / "start" / "model_quantized.pth"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What is measured."""
+        kept = {FULL: ROOT / self.teacher, PTQ: self.start}
+        return kept.get(self.arm, self.folder / "model_final.pth")
+
+
+def quantize(run: Run, keys: Sequence[str]) -> None:
+    """Make the start of a cell, unless it is there."""
+    if not run.start.exists():
+        train_net(run.config, *keys, "QUANT.QAT.ENABLED", "False", "OUTPUT_DIR", str(run.start.parent))
+
+
+def train_and_measure(run: Run, split: str) -> dict:
+    """Do what is missing of a run; returns what was measured.
+
+    Raises:
+        ValueError: the folder has a run of other settings, or of another start.
+    """
+    result = run.folder / f"result_{split}.json"
+    claim(run)
+    if not run.checkpoint.exists():
+        train(run)
+    if not result.exists():
+        say(f"measuring {run.cell.name} {run.arm} seed {run.seed} on {split}")
+        command = ["-m", "benchmarks.qat_measure", run.config, str(run.checkpoint), str(run.folder), split]
+        python(*command, *run.keys)
+    return read_json(result, "result") | {"minutes": minutes(run.folder)}
+
+
+def claim(run: Run) -> None:
+    """Say in the folder of a run what it is.
+
+    Raises:
+        ValueError: it has the files of another one.
+    """
+    path = run.folder / "run.json"
+    settings = {"config": run.config, "keys": list(run.keys), "settings": run.settings}
+    settings["start"] = sha256_of(run.start)
+    found = read_json(path, "run") if path.exists() else settings
+    if found != settings:
+        raise ValueError(
+            f"{run.folder} has a run of other settings ({path.name} says {found}, asked for is {settings}): "
+            "name another --folder, or remove it"
+        )
+    write_json(path, settings)
+
+
+def train(run: Run) -> None:
+    """Train, or go on with a training that was cut off."""
+    keys = ("MODEL.WEIGHTS", str(run.start), "QUANT.QAT.DISTILL.TEACHER", run.teacher)
+    keys += ("SEED", str(run.seed), "OUTPUT_DIR", str(run.folder), "DATASETS.TEST", "()")
+    resume = ("--resume",) if (run.folder / "last_checkpoint").exists() else ()
+    say(f"training {run.cell.name} {run.arm} seed {run.seed}")
+    train_net(run.config, *resume, *run.keys, *keys)
+
+
+def minutes(folder: Path) -> float | None:
+    """Time of the iterations of a training, those of its last attempt at each; None: nothing was trained."""
+    path = folder / "metrics.json"
+    if not path.exists():
+        return None
+    lines = {line["iteration"]: line["time"] for line in map(_parse, path.read_text().splitlines()) if line}
+    before, seconds = -1, 0.0
+    for iteration, time in sorted(lines.items()):
+        seconds += time * (iteration - before)
+        before = iteration
+    return seconds / 60
+
+
+def _parse(line: str) -> dict | None:
+    """A line that says how long an iteration took; others, and one that was cut off, say nothing."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if "time" in found else None
+
+
+def train_net(config: str, *arguments: str) -> None:
+    """The command line."""
+    python("tools/train_net.py", "--config-file", config, *arguments)
+
+
+def python(*arguments: str) -> None:
+    """A process of one core, from the root of the repository.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+
+
+def say(text: str) -> None:
+    """On the error stream: standard output has the tables."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,129 @@
+"""What the grid of trainings does again, refuses, and makes of its results."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import qat_grid, qat_runs, qat_tables
+from benchmarks.qat_runs import FULL, PTQ, Run
+from fisher_detr.evaluation import BootstrapAP
+
+
+def make_run(tmp_path, arm="qat", keys=(), settings="a", seed=1):
+    run = Run("configs/street/detr_small_qat.yaml", arm, seed, keys, settings, tmp_path / "cell", "float.pth")
+    run.start.parent.mkdir(parents=True, exist_ok=True)
+    run.start.write_bytes(b"quantized")
+    return run
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """The command lines that are run, which leave what the real ones leave."""
+    started = []
+
+    def python(*arguments):
+        started.append(arguments)
+        if arguments[0] == "tools/train_net.py":
+            folder = qat_runs.Path(arguments[arguments.index("OUTPUT_DIR") + 1])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "model_final.pth").touch()
+        else:
+            folder, split = arguments[4:6]
+            qat_runs.write_json(qat_runs.Path(folder) / f"result_{split}.json", {"metrics": {"AP": 1.0}})
+
+    monkeypatch.setattr(qat_runs, "python", python)
+    return started
+
+
+def test_only_what_is_missing_is_done(tmp_path, processes):
+    run = make_run(tmp_path)
+    assert qat_runs.train_and_measure(run, "val") == {"metrics": {"AP": 1.0}, "minutes": None}
+    assert [arguments[:2] for arguments in processes] == [
+        ("tools/train_net.py", "--config-file"),
+        ("-m", "benchmarks.qat_measure"),
+    ]
+    qat_runs.train_and_measure(run, "val")
+    assert len(processes) == 2
+    qat_runs.train_and_measure(run, "test")
+    assert processes[2][5] == "test" and len(processes) == 3
+
+
+def test_a_training_that_was_cut_off_is_resumed(tmp_path, processes):
+    run = make_run(tmp_path)
+    run.folder.mkdir(parents=True)
+    (run.folder / "last_checkpoint").touch()
+    qat_runs.train_and_measure(run, "val")
+    assert "--resume" in processes[0]
+
+
+@pytest.mark.parametrize("change", ["keys", "settings", "start"])
+def test_files_of_other_settings_are_not_taken(tmp_path, processes, change):
+    qat_runs.train_and_measure(make_run(tmp_path), "val")
+    other = make_run(
+        tmp_path, **{change: ("A", "1") if change == "keys" else "b"} if change != "start" else {}
+    )
+    if change == "start":
+        other.start.write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"has a run of other settings .*: name another --folder"):
+        qat_runs.train_and_measure(other, "val")
+    assert len(processes) == 2
+
+
+@pytest.mark.parametrize("arm", [FULL, PTQ])
+def test_what_is_not_trained_is_measured(tmp_path, processes, monkeypatch, arm):
+    monkeypatch.setattr(qat_runs, "ROOT", tmp_path)
+    (tmp_path / "float.pth").touch()
+    run = make_run(tmp_path, arm)
+    qat_runs.train_and_measure(run, "val")
+    ((_, _, _, checkpoint, *_),) = processes
+    assert checkpoint == str(tmp_path / "float.pth" if arm == FULL else run.start)
+
+
+def test_minutes_are_those_of_the_iterations(tmp_path):
+    lines = [{"iteration": 19, "time": 3.0}, {"iteration": 39, "time": 9.0}, {"iteration": 39, "AP": 1.0}]
+    lines += [{"iteration": 39, "time": 1.5}]  # after a resume
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"iterat')
+    assert qat_runs.minutes(tmp_path) == pytest.approx((20 * 3.0 + 20 * 1.5) / 60)
+
+
+def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path, seed=seed) for seed in (1, 2, 3)]
+
+    def one(run, split):
+        if run.seed == 2:
+            raise RuntimeError("out of memory")
+        return {"seed": run.seed}
+
+    monkeypatch.setattr(qat_grid, "train_and_measure", one)
+    found, failures = qat_grid.do_runs(runs, argparse.Namespace(jobs=2, split="val"))
+    assert found == {"cell": {"qat": {1: {"seed": 1}, 3: {"seed": 3}}}}
+    assert failures == ["out of memory"]
+
+
+def test_pairs_are_of_the_same_seed():
+    runs, others = {1: {"a": 1}, 2: {"a": 2}, 4: {"a": 4}}, {1: {"b": 1}, 2: {"b": 2}, 3: {"b": 3}}
+    assert qat_tables.paired(runs, others) == [({"a": 1}, {"b": 1}), ({"a": 2}, {"b": 2})]
+    assert len(qat_tables.paired({0: {"a": 0}}, others)) == 3
+
+
+def test_interval_knows_that_seeds_differ():
+    """Two seeds that disagree by 4, on images without noise: it reaches from one to the other."""
+    samples = np.zeros(1000)
+    gains = [BootstrapAP(point, samples + point, "draw") for point in (-1.0, 3.0)]
+    found = qat_tables.over_seeds(gains)
+    assert found.point == 1.0 and set(np.unique(found.samples)) == {-1.0, 1.0, 3.0}
+    low, high = found.interval()
+    assert low == pytest.approx(-1.0, abs=0.2) and high == pytest.approx(3.0, abs=0.2)
+
+
+def test_spread_of_a_sample():
+    assert qat_tables._spread([1.0, None, 3.0]) == "2.00 ± 1.41"
+    assert qat_tables._spread([1.0], "+") == "+1.00" and qat_tables._spread([None]) == ""
+
+
+def test_every_cell_has_its_config_and_arms():
+    for cell in qat_grid.CELLS.values():
+        assert (qat_runs.ROOT / cell.config).exists()
+        assert set(cell.arms) <= set(qat_grid.ARMS) and len(set(cell.seeds)) == len(cell.seeds)
