@@ -3,6 +3,7 @@
 python tests/engine/two_ranks.py FILE
 """
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -16,8 +17,10 @@ from torch import distributed
 
 from fisher_detr.engine import FisherTracePenalty, PenaltySettings, QATHook, QATSchedule, prepare
 from fisher_detr.engine.objectives import DetrObjective
+from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
 from fisher_detr.engine.penalty_term import LOSS_NAME
 from fisher_detr.fisher import PenaltyMethod, TraceEstimate
+from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import RangeMethod, ScaleTraining
 from fisher_detr.structures import CategorySet
 from tests.checkpoint.small_detr import make_cfg
@@ -26,28 +29,66 @@ from tests.modeling.detectors import make_input
 PEOPLE = CategorySet("people", (0, 1), 5)
 OBSERVE = 2
 ITERATIONS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One training.
+
+    Attributes:
+        model: architecture.
+        method, estimate: of the penalty.
+        activations: how their scales are trained.
+        clip: greatest norm of the task's gradient, and of the penalty's; 0: any.
+    """
+
+    model: str
+    method: PenaltyMethod
+    estimate: TraceEstimate
+    activations: ScaleTraining
+    clip: float = 0.0
+
+    def __str__(self):
+        return ", ".join(map(str, dataclasses.astuple(self)))
+
+
+_DIFFERENCE = PenaltyMethod.FINITE_DIFFERENCE
 CASES = {
-    f"{method}, {estimate}, {activations}": (method, estimate, activations)
-    for method, estimate, activations in (
-        (PenaltyMethod.EXACT, TraceEstimate.PER_IMAGE, ScaleTraining.LSQ),
-        (PenaltyMethod.EXACT, TraceEstimate.MINIBATCH, ScaleTraining.PACT),
-        (PenaltyMethod.FINITE_DIFFERENCE, TraceEstimate.PER_IMAGE, ScaleTraining.MINMAX),
-        (PenaltyMethod.FINITE_DIFFERENCE, TraceEstimate.MINIBATCH, ScaleTraining.LSQ),
+    str(case): case
+    for case in (
+        Case("Detr", PenaltyMethod.EXACT, TraceEstimate.PER_IMAGE, ScaleTraining.LSQ),
+        Case("Detr", PenaltyMethod.EXACT, TraceEstimate.MINIBATCH, ScaleTraining.PACT),
+        Case("Detr", _DIFFERENCE, TraceEstimate.PER_IMAGE, ScaleTraining.MINMAX),
+        Case("Detr", _DIFFERENCE, TraceEstimate.MINIBATCH, ScaleTraining.LSQ, clip=0.01),
+        Case("DabDetr", _DIFFERENCE, TraceEstimate.PER_IMAGE, ScaleTraining.LSQ, clip=0.01),
+        Case("DeformableDetr", PenaltyMethod.EXACT, TraceEstimate.PER_IMAGE, ScaleTraining.LSQ, clip=0.01),
     )
 }
 
 
-def train(method: PenaltyMethod, estimate: TraceEstimate, activations: ScaleTraining) -> dict:
-    """Losses by iteration and name, and the model, after some iterations on two images each."""
+def make_model(case: Case) -> DetrBase:
     torch.manual_seed(0)
+    cfg = make_cfg("FrozenBN", CLASS_LOSS="focal", NUM_CLASSES=5, HIDDEN_DIM=32)
+    cfg.MODEL.META_ARCHITECTURE = case.model
+    cfg.MODEL.DEFORMABLE_DETR.IN_FEATURES, cfg.MODEL.DEFORMABLE_DETR.NUM_LEVELS = ("res2", "res3"), 3
     # In double precision no activation is rounded to another level because of the order of a sum.
-    model = build_model(make_cfg("FrozenBN", CLASS_LOSS="focal", NUM_CLASSES=5)).double()
-    prepare(model, bits=4, skip=("class_embed", "bbox_embed"), activations=activations)
-    settings = PenaltySettings(1.0, method, estimate, interval=2, warmup_iters=3, clip_norm=0.0)
-    objective = DetrObjective(PEOPLE, across_ranks=estimate is TraceEstimate.MINIBATCH)
-    schedule = QATSchedule(activations=activations, observe_iters=OBSERVE, range_method=RangeMethod.MAX)
+    model = build_model(cfg).double()
+    prepare(model, bits=4, skip=("class_embed", "bbox_embed"), activations=case.activations)
+    return model
+
+
+def train(case: Case) -> dict:
+    """Losses by iteration and name, and the model, after some iterations on two images each."""
+    model = make_model(case)
+    settings = PenaltySettings(
+        1.0, case.method, case.estimate, interval=2, warmup_iters=3, clip_norm=case.clip
+    )
+    objective = DetrObjective(PEOPLE, across_ranks=case.estimate is TraceEstimate.MINIBATCH)
+    schedule = QATSchedule(activations=case.activations, observe_iters=OBSERVE, range_method=RangeMethod.MAX)
     # SGD: Adam makes a step of the rounding of a gradient near 0.
-    optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+    optimizer = build_optimizer(
+        model, ParameterGroups(), name="SGD", base_lr=1e-4, momentum=0.9, clip_norm=case.clip
+    )
     wrapped = create_ddp_model(model, device_ids=None, broadcast_buffers=False)
     trainer = SimpleTrainer(wrapped, [share(i) for i in range(ITERATIONS)], optimizer)
     trainer.register_hooks([QATHook(schedule, FisherTracePenalty(objective, settings))])
@@ -80,7 +121,7 @@ def refusal() -> str:
 def one_of_two(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     comm._LOCAL_PROCESS_GROUP = distributed.new_group([0, 1])
-    found = {name: train(*case) for name, case in CASES.items()} | {"refusal": refusal()}
+    found = {name: train(case) for name, case in CASES.items()} | {"refusal": refusal()}
     torch.save(found, os.path.join(folder, f"{rank}.pth"))
     distributed.destroy_process_group()
 
@@ -100,7 +141,7 @@ def main() -> None:
         if failed:
             sys.exit("a rank has failed")
         ranks = [torch.load(os.path.join(folder, f"{rank}.pth")) for rank in range(2)]
-    one = {name: train(*case) for name, case in CASES.items()}
+    one = {name: train(case) for name, case in CASES.items()}
     torch.save({"ranks": ranks, "one": one}, sys.argv[1])
 
 
