@@ -207,6 +207,8 @@ EVERYTHING = PENALTY | {
     "QUANT.QAT.FREEZE_RANGES_ITER": 6,
     "SOLVER.MAX_ITER": 7,
     "SOLVER.CHECKPOINT_PERIOD": 2,
+    "MODEL_EMA.ENABLED": True,
+    "MODEL_EMA.DECAY": 0.5,
 }
 
 
@@ -230,8 +232,10 @@ def test_killed_and_resumed_equals_uninterrupted(work, tmp_path, monkeypatch, sc
     assert min(found) == killed
     assert found == {iteration: expected[iteration] for iteration in found}
     assert {"loss_fisher_trace", "loss_critical", "loss_distill_ce"} <= found[killed + 1].keys()
+    for file in ("model_final.pth", "model_final_ema.pth"):
+        part, whole = (load_tensors(tmp_path / name / file) for name in ("part", "whole"))
+        same(part["model"], whole["model"])
     part, whole = (load_tensors(tmp_path / name / "model_final.pth") for name in ("part", "whole"))
-    same(part["model"], whole["model"])
     assert part["trainer"]["hooks"]["QATHook"] == whole["trainer"]["hooks"]["QATHook"]
 
 
