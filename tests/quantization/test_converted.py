@@ -11,6 +11,7 @@ from fisher_detr.quantization import (
     keep_scales_positive,
     layer_infos,
     learn_scales,
+    learned_scales,
     pack_weights,
     quantize_model,
     quantized_layers,
@@ -53,7 +54,11 @@ def trained(kind, per_channel, products, steps=4):
         start_steps(model)
     else:
         follower = RangeFollower(model, momentum=0.3)
-    optimizer = torch.optim.SGD(model.train().parameters(), 1e-3, momentum=0.9)
+    scales = [*learned_scales(model.train())]
+    others = [p for p in model.parameters() if all(p is not scale for scale in scales)]
+    # A bound at which hardly anything is clipped has a gradient of next to nothing.
+    groups = [{"params": others}, {"params": scales, "lr": 1e-1}] if scales else [{"params": others}]
+    optimizer = torch.optim.SGD(groups, 1e-3, momentum=0.9)
     for step in range(steps):
         optimizer.zero_grad()
         model(images(seed=step)).square().mean().backward()
