@@ -13,8 +13,6 @@ import dataclasses
 import json
 import logging
 import os
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +27,6 @@ from fisher_detr.critical import resolve_category_sets
 from fisher_detr.engine import (
     ArmResult,
     PostTrainingQuantizer,
-    environment,
     evaluate_arms,
     evaluate_full_precision,
     evaluate_plan,
@@ -38,6 +35,7 @@ from fisher_detr.engine import (
 )
 from fisher_detr.evaluation import BootstrapAP, average, bootstrap_ap, complete_ground_truth
 from fisher_detr.files import write_json
+from fisher_detr.model_zoo import describe_study
 from fisher_detr.structures import Arm, CategorySet
 
 logger = logging.getLogger("fisher_detr.bench_arms")
@@ -245,24 +243,20 @@ def _quantizer(cfg: CfgNode, critical: CategorySet | None = None) -> PostTrainin
 
 def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> dict:
     """The results file: what was measured, how, where."""
-    command = "python benchmarks/bench_arms.py " + shlex.join(sys.argv[1:])
     layers = "all decoder layers" if cfg.ALLOCATION.AUX_LOSS else "the last decoder layer"
-    return {
-        "title": f"Arms at equal bytes, {cfg.MODEL.META_ARCHITECTURE} on {cfg.DATASETS.TEST[0]}: "
+    title = (
+        f"Arms at equal bytes, {cfg.MODEL.META_ARCHITECTURE} on {cfg.DATASETS.TEST[0]}: "
         f"{cfg.QUANT.WEIGHT.SCALE} scales, {cfg.ALLOCATION.SENSITIVITY} sensitivity, losses of {layers}, box "
-        f"losses of {cfg.CRITICAL.BOX_LOSS} objects",
-        "command": command,
-        "text": [
-            f"Post-training quantization of {os.path.basename(cfg.MODEL.WEIGHTS)}: scales by "
-            f"{cfg.QUANT.WEIGHT.SCALE}, sensitivity {cfg.ALLOCATION.SENSITIVITY} ({cfg.ALLOCATION.COMBINE}), "
-            f"losses of {layers}, box losses of {cfg.CRITICAL.BOX_LOSS} objects in the critical objective, "
-            "activations of "
-            f"{cfg.QUANT.ACTIVATION.BITS} bits, {cfg.QUANT.CALIBRATION.NUM_IMAGES} calibration images of "
-            f"{', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; {seconds:.0f} seconds.",
-        ],
-        "environment": environment(),
-        "tables": tables,
-    }
+        f"losses of {cfg.CRITICAL.BOX_LOSS} objects"
+    )
+    text = (
+        f"Post-training quantization of {os.path.basename(cfg.MODEL.WEIGHTS)}: scales by "
+        f"{cfg.QUANT.WEIGHT.SCALE}, sensitivity {cfg.ALLOCATION.SENSITIVITY} ({cfg.ALLOCATION.COMBINE}), "
+        f"losses of {layers}, box losses of {cfg.CRITICAL.BOX_LOSS} objects in the critical objective, "
+        f"activations of {cfg.QUANT.ACTIVATION.BITS} bits, {cfg.QUANT.CALIBRATION.NUM_IMAGES} calibration "
+        f"images of {', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; {seconds:.0f} seconds."
+    )
+    return describe_study("python benchmarks/bench_arms.py", title, [text], tables)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ take turns, each in a process of its own; its peak memory is the resident one (o
 import argparse
 import json
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from fisher_detr.engine import Trainer, environment, load_config
+from fisher_detr.engine import Trainer, load_config
 from fisher_detr.files import write_json
+from fisher_detr.model_zoo import describe_study
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"DETR": "detr_r50", "DAB-DETR": "dab_detr_r50", "Deformable DETR": "deformable_detr_r50"}
@@ -205,23 +205,18 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
             [model, seconds[OURS], seconds[THEIRS], seconds[THEIRS] / seconds[OURS]]
             + [memory[OURS], memory[THEIRS], *parameters]
         )
-    return {
-        "title": "Training step beside transformers",
-        "command": "python benchmarks/bench_models.py " + shlex.join(sys.argv[1:]),
-        "text": [
-            f"ResNet-50, {args.size} x {args.size}, batch {args.batch}, {OBJECTS} objects an image, "
-            f"{args.rounds} turns of {args.steps} steps after one to warm up; medians."
-        ],
-        "environment": environment(),
-        "tables": [
-            {
-                "caption": "Seconds for a training step, peak memory (GiB), trainable parameters (millions)",
-                "columns": ["model", "seconds", "transformers", "times as fast"]
-                + ["memory", "transformers' memory", "parameters", "transformers' parameters"],
-                "rows": rows,
-            }
-        ],
+    table = {
+        "caption": "Seconds for a training step, peak memory (GiB), trainable parameters (millions)",
+        "columns": ["model", "seconds", "transformers", "times as fast"]
+        + ["memory", "transformers' memory", "parameters", "transformers' parameters"],
+        "rows": rows,
     }
+    text = (
+        f"ResNet-50, {args.size} x {args.size}, batch {args.batch}, {OBJECTS} objects an image, "
+        f"{args.rounds} turns of {args.steps} steps after one to warm up; medians."
+    )
+    program = "python benchmarks/bench_models.py"
+    return describe_study(program, "Training step beside transformers", [text], [table])
 
 
 def _synchronize(device: str) -> None:

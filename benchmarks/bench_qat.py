@@ -14,7 +14,6 @@ import dataclasses
 import itertools
 import json
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 
 from benchmarks.bench_models import MODELS, NUM_CLASSES, ROOT, our_batch, our_config
-from fisher_detr.engine import Trainer, environment
+from fisher_detr.engine import Trainer
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.objectives import DetrObjective
 from fisher_detr.engine.optimizer import ParameterGroups, build_optimizer
@@ -33,6 +32,7 @@ from fisher_detr.engine.scale_phases import QATSchedule
 from fisher_detr.engine.trace_penalty import FisherTracePenalty, PenaltySettings
 from fisher_detr.files import write_json
 from fisher_detr.fisher import PenaltyMethod, TraceEstimate
+from fisher_detr.model_zoo import describe_study
 from fisher_detr.quantization import calibrate_activations
 from fisher_detr.structures import CategorySet
 
@@ -185,18 +185,14 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
                 "rows": rows,
             }
         )
-    return {
-        "title": "Steps of quantization-aware training",
-        "command": "python -m benchmarks.bench_qat " + shlex.join(sys.argv[1:]),
-        "text": [
-            f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; {args.rounds} turns of {args.steps} "
-            "steps after those that warm up; medians of means over whole intervals. Aimed for: a QAT step at "
-            "most 1.3 times a plain one; every 4, times QAT: minibatch 1.5 by finite difference and 1.75 "
-            "exact, per image 1.75 and 2.25."
-        ],
-        "environment": environment(),
-        "tables": tables,
-    }
+    text = (
+        f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; {args.rounds} turns of {args.steps} steps "
+        "after those that warm up; medians of means over whole intervals. Aimed for: a QAT step at most 1.3 "
+        "times a plain one; every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image "
+        "1.75 and 2.25."
+    )
+    program = "python -m benchmarks.bench_qat"
+    return describe_study(program, "Steps of quantization-aware training", [text], tables)
 
 
 if __name__ == "__main__":

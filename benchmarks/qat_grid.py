@@ -93,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     found, failures = do_runs([run for name in args.cells for run in runs_of(name, args)], args)
     if found:
-        results = describe(found, args.split, sys.argv[1:])
+        results = describe(found, args.split)
         if args.output:
             write_json(args.output, results)
         print(json.dumps(results["tables"], indent=1))

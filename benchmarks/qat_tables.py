@@ -1,15 +1,14 @@
 """The tables of benchmarks/qat_grid.py: means and spreads over seeds, and paired differences."""
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from pycocotools.coco import COCO
 
-from fisher_detr.engine import environment
 from fisher_detr.evaluation import BootstrapAP, average, bootstrap_ap, complete_ground_truth
+from fisher_detr.model_zoo import describe_study
 
 RESAMPLES = 1000
 BASELINE, PROPOSED = "qat", "qat_critical"
@@ -30,7 +29,7 @@ PAIRED = ("AP", "APcrit of the others", "gap of L_F", "tr I_F on train", "tr I_F
 Runs = dict[int, dict]
 
 
-def describe(found: dict[str, dict[str, Runs]], split: str, arguments: list[str]) -> dict:
+def describe(found: dict[str, dict[str, Runs]], split: str) -> dict:
     """The results file, from results by cell, arm and seed."""
     tables = []
     for cell, arms in found.items():
@@ -39,17 +38,13 @@ def describe(found: dict[str, dict[str, Runs]], split: str, arguments: list[str]
         rows = [_difference(known, arm, other) for arm, other in _comparisons(known)]
         if rows:
             tables.append(_differences(cell, rows, split))
-    return {
-        "title": f"Quantization-aware training with the Fisher-trace penalty, street {split}",
-        "command": "python -m benchmarks.qat_grid " + shlex.join(arguments),
-        "text": [
-            "Mean and standard deviation over seeds. Gap: critical loss of an evaluated image less that of a "
-            "training image (256 each). Trace: of the critical Fisher information at the weights that are "
-            "multiplied."
-        ],
-        "environment": environment(),
-        "tables": tables,
-    }
+    text = (
+        "Mean and standard deviation over seeds. Gap: critical loss of an evaluated image less that of a "
+        "training image (256 each). Trace: of the critical Fisher information at the weights that are "
+        "multiplied."
+    )
+    title = f"Quantization-aware training with the Fisher-trace penalty, street {split}"
+    return describe_study("python -m benchmarks.qat_grid", title, [text], tables)
 
 
 def _means(cell: str, arms: dict[str, Runs], split: str) -> dict:

@@ -13,7 +13,6 @@ import contextlib
 import copy
 import dataclasses
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,6 @@ from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine import (
     FisherTracePenalty,
     PenaltySettings,
-    environment,
     load_config,
     load_float,
     prepare,
@@ -40,6 +38,7 @@ from fisher_detr.engine.qat import critical_set
 from fisher_detr.engine.trace_penalty import BatchLoss
 from fisher_detr.files import write_json
 from fisher_detr.fisher import PenaltyMethod, SquaredNorm
+from fisher_detr.model_zoo import describe_study
 from fisher_detr.quantization import FakeQuantizer, bypassed, calibrate_activations, calibrate_weights
 from fisher_detr.structures import ScaleMethod
 
@@ -143,6 +142,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "network of GELU": lambda n: classifier(F.gelu, n),
     "network of ReLU": lambda n: classifier(F.relu, n),
     "DETR": lambda n: detector("configs/street/detr_small_qat.yaml", n),
+    "DAB-DETR": lambda n: detector("configs/street/dab_detr_small_qat.yaml", n),
     "Deformable DETR": lambda n: detector("configs/street/deformable_detr_small_qat.yaml", n),
 }
 
@@ -227,17 +227,13 @@ def table(name: str, found: dict[str, Tensor], radii: Sequence[float]) -> dict:
 
 def describe(tables: list[dict], num_images: int) -> dict:
     """The results file."""
-    return {
-        "title": "Radius of the finite difference of the Fisher-trace penalty",
-        "command": "python -m benchmarks.sweep_radius " + shlex.join(sys.argv[1:]),
-        "text": [
-            f"Of {num_images} images. {BITS} bits: of weights, per channel; activations of 8, scales by mse "
-            "and learned (LSQ). The radius is the part of itself by which the slope alone would raise the "
-            "loss. Units free: the second pass does not repeat the choices of ReLUs and max pooling."
-        ],
-        "environment": environment(),
-        "tables": tables,
-    }
+    text = (
+        f"Of {num_images} images. {BITS} bits: of weights, per channel; activations of 8, scales by mse and "
+        "learned (LSQ). The radius is the part of itself by which the slope alone would raise the loss. "
+        "Units free: the second pass does not repeat the choices of ReLUs, PReLUs and max pooling."
+    )
+    title = "Radius of the finite difference of the Fisher-trace penalty"
+    return describe_study("python -m benchmarks.sweep_radius", title, [text], tables)
 
 
 if __name__ == "__main__":

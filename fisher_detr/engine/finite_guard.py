@@ -90,7 +90,7 @@ def _watched(model: nn.Module) -> Iterator[None]:
 
 def _looks_at_input(name: str) -> Callable:
     def look(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if not _all_finite((args, kwargs)):
+        if not all_finite((args, kwargs)):
             raise _BrokenLayer(f"it began in what goes into {name}")
 
     return look
@@ -98,13 +98,14 @@ def _looks_at_input(name: str) -> Callable:
 
 def _looks_at_output(name: str) -> Callable:
     def look(_module: nn.Module, _args: tuple, output: Any) -> None:
-        if not _all_finite(output):
+        if not all_finite(output):
             raise _BrokenLayer(f"it began in {name}")
 
     return look
 
 
-def _all_finite(value: Any) -> bool:
+def all_finite(value: Any) -> bool:
+    """Whether all numbers are in the tensors that nested containers hold."""
     return all(tensor.isfinite().all() for tensor in _tensors(value))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fisher_detr.engine.finite_guard import all_finite
 from fisher_detr.engine.trace_penalty import FisherTracePenalty, NotFiniteError, trained
 from fisher_detr.fisher import SquaredNorm
 from fisher_detr.quantization import ActivationQuantizer, bypassed
@@ -93,7 +94,7 @@ class PenaltyTerm:
         return self.penalty.measure(model, batch) if self.due else None
 
     def _after(self, model: nn.Module, _inputs: tuple, losses: Any) -> Any:
-        if self._failure and not self._measures and _all_finite(losses):
+        if self._failure and not self._measures and all_finite(losses):
             raise self._failure
         if self._measures or self._found is None:
             return losses
@@ -129,11 +130,6 @@ class PenaltyTerm:
         self.measured.setdefault("fisher_gradient_norm", []).append(norm)
         shrink = min(1.0, settings.clip_norm / norm) if settings.clip_norm and norm else 1.0
         return list(torch._foreach_mul(list(gradients), weight * settings.interval * shrink))
-
-
-def _all_finite(losses: Any) -> bool:
-    values = losses.values() if isinstance(losses, dict) else [losses]
-    return all(bool(value.isfinite().all()) for value in values)
 
 
 class _WithGradient(torch.autograd.Function):

@@ -21,6 +21,7 @@ from fisher_detr.layers import repeating_choices, twice_differentiable, without_
 from fisher_detr.quantization import (
     QuantizedLayer,
     frozen_rounding,
+    is_at_or_below,
     quantized_layers,
     unobserved,
     weight_offsets,
@@ -34,7 +35,7 @@ _SAME = 1e-3  # relative difference of two evaluations that is a GPU's
 
 
 class NotFiniteError(ValueError):
-    """The loss of the penalty is NaN or infinite."""
+    """The loss of the penalty, or its gradient, is NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +143,15 @@ class FisherTracePenalty:
 
     def layers(self, model: nn.Module) -> dict[str, QuantizedLayer]:
         """The layers whose weights count."""
-        layers, prefixes = quantized_layers(model), self.settings.layers
-        beginnings = tuple(f"{prefix}." for prefix in prefixes) or ("",)
-        chosen = {name: layer for name, layer in layers.items() if f"{name}.".startswith(beginnings)}
+        layers, paths = quantized_layers(model), self.settings.layers
+        chosen = {
+            name: layer
+            for name, layer in layers.items()
+            if not paths or any(is_at_or_below(name, path) for path in paths)
+        }
         if not chosen:
             raise ValueError(
-                f"Fisher-trace penalty: no quantized layer of the model begins with {' or '.join(prefixes)}; "
+                f"Fisher-trace penalty: no quantized layer of the model is at or below {' or '.join(paths)}; "
                 f"there are {', '.join(sorted({name.partition('.')[0] for name in layers})) or 'none'}"
             )
         return chosen

@@ -15,11 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 _IN_PLACE = {torch.relu_, Tensor.relu_}
 _RELU = {F.relu, torch.relu, Tensor.relu} | _IN_PLACE
+_PRELU = {F.prelu, torch.prelu, Tensor.prelu}
 
 
 @contextlib.contextmanager
 def repeating_choices() -> Iterator[Callable[[], None]]:
-    """Remember which units of ReLUs are off and where the maxima of poolings are, to repeat it.
+    """Remember which units of ReLUs and PReLUs are off and where the maxima of poolings are, to repeat it.
 
     Of any model, in the order of the calls; operators inside of compiled code are not seen.
 
@@ -46,6 +47,8 @@ class _Choices(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _RELU:
             return self._relu(func, *args, **kwargs)
+        if func in _PRELU:
+            return self._prelu(*args, **kwargs)
         if func is F.max_pool2d:
             return self._max_pool(*args, **kwargs)
         return func(*args, **kwargs)
@@ -58,6 +61,13 @@ class _Choices(TorchFunctionMode):
             return values
         off = self._next(x)
         return x.masked_fill_(off, 0.0) if in_place else x.masked_fill(off, 0.0)
+
+    def _prelu(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self._position is None:
+            self._made.append((x.shape, x.detach() <= 0))
+            return torch.prelu(x, weight)
+        slope = weight.view(-1, *[1] * (x.dim() - 2)) if weight.numel() > 1 else weight
+        return torch.where(self._next(x), slope * x, x)
 
     def _max_pool(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._position is None:

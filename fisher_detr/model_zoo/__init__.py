@@ -2,7 +2,7 @@
 
 from fisher_detr.model_zoo.catalog import entries, entry, weights_path, write_entry
 from fisher_detr.model_zoo.page import render_page
-from fisher_detr.model_zoo.study import Study, read_studies
+from fisher_detr.model_zoo.study import Study, describe_study, read_studies
 from fisher_detr.model_zoo.zoo_entry import Kind, Measured, Metric, Quantization, Training, ZooEntry
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Study",
     "Training",
     "ZooEntry",
+    "describe_study",
     "entries",
     "entry",
     "read_studies",

@@ -2,9 +2,13 @@
 
 import dataclasses
 import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fisher_detr.engine import environment
 from fisher_detr.files import read_json
 from fisher_detr.model_zoo.schema import parse
 
@@ -52,6 +56,26 @@ class Study:
     def __post_init__(self):
         if absent := sorted({"torch", "device"} - set(self.environment)):
             raise ValueError(f"environment lacks {', '.join(absent)}: say where it was measured")
+
+
+def describe_study(
+    program: str, title: str, text: Sequence[str], tables: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a benchmark measured here and now, as its file holds it.
+
+    Args:
+        program: that was started, such as "python -m benchmarks.bench_qat"; its arguments are this process'.
+        title: heading.
+        text: paragraphs.
+        tables: each with `caption`, `columns` and `rows`.
+    """
+    return {
+        "title": title,
+        "command": f"{program} {shlex.join(sys.argv[1:])}",
+        "text": list(text),
+        "environment": environment(),
+        "tables": list(tables),
+    }
 
 
 def read_studies(folder: str | os.PathLike) -> list[Study]:

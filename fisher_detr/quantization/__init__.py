@@ -46,6 +46,11 @@ from fisher_detr.quantization.scale_training import (
     update_weight_scales,
 )
 from fisher_detr.quantization.scales import quantization_error, weight_scale
-from fisher_detr.quantization.selection import layer_infos, quantizable_layers, quantized_layers
+from fisher_detr.quantization.selection import (
+    is_at_or_below,
+    layer_infos,
+    quantizable_layers,
+    quantized_layers,
+)
 from fisher_detr.quantization.swap import quantize_model
 from fisher_detr.quantization.tracing import trace_products

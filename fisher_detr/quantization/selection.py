@@ -114,6 +114,11 @@ def is_product(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
 
 
+def is_at_or_below(name: str, path: str) -> bool:
+    """Whether a module or parameter is the module at a path, or a part of it."""
+    return f"{name}.".startswith(f"{path}.")
+
+
 def _require_modules(model: nn.Module, paths: Sequence[str]) -> None:
     """What a misspelt path was to protect would be quantized without a word."""
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
@@ -134,7 +139,7 @@ def _group(model: nn.Module, names: tuple[str, ...], skip: Sequence[str]) -> Wei
 
 def _reason(names: tuple[str, ...], owners: tuple[nn.Module, ...], skip: Sequence[str]) -> str:
     """Why a parameter stays in full precision; empty when it is quantized."""
-    skipped = [path for path in skip for name in names if name.startswith(f"{path}.")]
+    skipped = [path for path in skip for name in names if is_at_or_below(name, path)]
     if skipped:
         return f"skipped: {skipped[0]}"
     kinds = {kind_of(owner) for owner in owners}

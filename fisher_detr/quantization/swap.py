@@ -9,7 +9,13 @@ from fisher_detr.layers.attention import AttentionProducts
 from fisher_detr.quantization.calibration import calibrate_weights, require_fisher
 from fisher_detr.quantization.coverage import CoverageReport, coverage_report
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantizedLayer
-from fisher_detr.quantization.selection import COUNTERPARTS, WeightGroup, kind_of, weight_groups
+from fisher_detr.quantization.selection import (
+    COUNTERPARTS,
+    WeightGroup,
+    is_at_or_below,
+    kind_of,
+    weight_groups,
+)
 from fisher_detr.structures import MAX_BITS, MIN_BITS, BitAllocation, QuantSpec, ScaleMethod
 
 logger = logging.getLogger(__name__)
@@ -105,9 +111,5 @@ def _convert(group: WeightGroup, weight_spec: QuantSpec, input_spec: QuantSpec |
 def _convert_products(model: nn.Module, skip: Sequence[str], spec: QuantSpec) -> None:
     device = next(model.parameters()).device
     for name, module in model.named_modules():
-        if type(module) is AttentionProducts and not any(_is_below(name, path) for path in skip):
+        if type(module) is AttentionProducts and not any(is_at_or_below(name, path) for path in skip):
             QuantAttentionProducts.from_float(module, spec).to(device)
-
-
-def _is_below(name: str, path: str) -> bool:
-    return name == path or name.startswith(f"{path}.")

@@ -173,7 +173,7 @@ def test_prepared_after_the_optimizer_without_learned_scales():
 def test_layers_that_are_not_there():
     penalty = FisherTracePenalty(own_loss, PenaltySettings(1.0, layers=("backbone", "neck")))
     trainer = make_trainer(make_net(), QATHook(FIXED_SCALES, penalty))
-    with pytest.raises(ValueError, match="begins with backbone or neck; there are inner, outer"):
+    with pytest.raises(ValueError, match="is at or below backbone or neck; there are inner, outer"):
         trainer.train(0, 1)
 
 

@@ -127,35 +127,33 @@ def test_observed_activations_pass_unquantized_and_set_the_ranges():
         assert not torch.equal(model(images(0)), expected(images(0)))
 
 
-def test_evaluations_in_between_are_not_observed():
-    """They follow the step, as those of an `EvalHook` do."""
-    model, other = make_net(), make_net()
-    for chosen, evaluates in ((model, True), (other, False)):
-        phases = ScalePhases(chosen, make_schedule())
-        for i in range(3):
-            phases.enter(i)
-            chosen.train()(images(i))
-            phases.leave(i)
-            state = phases.state_dict()
-            if evaluates:
-                with torch.no_grad():
-                    chosen.eval()(1000 * images(i))
-            assert str(phases.state_dict()) == str(state)
-    same(scales(model), scales(other))
+def evaluate(model, batch):
+    with torch.no_grad():
+        model.eval()(batch)
 
 
-def test_hidden_passes_are_not_observed():
-    model, other = make_net(), make_net()
-    for chosen, hides in ((model, True), (other, False)):
-        phases = ScalePhases(chosen, make_schedule())
+def hide(model, batch):
+    with unobserved(model), torch.enable_grad():
+        model.train()(batch)
+
+
+@pytest.mark.parametrize("other", [evaluate, hide])
+def test_only_passes_of_the_training_are_observed(other):
+    """An evaluation follows the step, as that of an `EvalHook` does; hidden passes come before."""
+    found = []
+    for disturb in (other, lambda model, batch: None):
+        model = make_net()
+        phases = ScalePhases(model, make_schedule())
         for i in range(3):
             phases.enter(i)
-            if hides:
-                with unobserved(chosen), torch.enable_grad():
-                    chosen.eval()(1000 * images(i))
-            chosen.train()(images(i))
+            disturb(model, 1000 * images(i))
+            model.train()(images(i))
             phases.leave(i)
-    same(scales(model), scales(other))
+            recorded = str(phases.state_dict())
+            disturb(model, 1000 * images(i))
+            assert str(phases.state_dict()) == recorded
+        found.append(scales(model))
+    same(*found)
 
 
 def test_what_no_pass_reaches_does_not_stop_the_training():

@@ -55,6 +55,29 @@ def test_units_that_are_off_stay_off(name):
     assert torch.equal(values_and_gradient(RELUS[name], second)[0], torch.relu(second))  # afterwards
 
 
+PRELUS = {
+    "module": nn.PReLU(init=0.3),
+    "functional": lambda x: F.prelu(x, torch.tensor([0.3], dtype=x.dtype)),
+    "method": lambda x: x.prelu(torch.tensor([0.3], dtype=x.dtype)),
+    "of channels": lambda x: torch.prelu(x, torch.linspace(0.1, 0.5, 5, dtype=x.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", PRELUS)
+def test_slopes_stay_as_they_were(name):
+    first, second = random(4, 5, 10), random(4, 5, 10, seed=1)
+    function = nn.Module.double(PRELUS[name]) if name == "module" else PRELUS[name]
+    with repeating_choices() as rewind:
+        recorded = values_and_gradient(function, first)
+        rewind()
+        found, gradient = values_and_gradient(function, second)
+    expected = values_and_gradient(function, first)
+    assert all(torch.equal(one, other) for one, other in zip(recorded, expected, strict=True))
+    slopes = torch.linspace(0.1, 0.5, 5, dtype=first.dtype).view(5, 1) if name == "of channels" else 0.3
+    torch.testing.assert_close(found, torch.where(first <= 0, slopes * second, second), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_maxima_stay_where_they_were(name, layout):
