@@ -91,7 +91,11 @@ def main() -> None:
     parser.add_argument("--output", help="results file (JSON)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values for all runs")
     args = parser.parse_args()
-    found, failures = do_runs([run for name in args.cells for run in runs_of(name, args)], args)
+    try:
+        runs = [run for name in args.cells for run in runs_of(name, args)]
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"qat_grid: {error}")
+    found, failures = do_runs(runs, args)
     if found:
         results = describe(found, args.split)
         if args.output:
@@ -114,7 +118,7 @@ def runs_of(name: str, args: argparse.Namespace) -> list[Run]:
         make = functools.partial(Run, cell.config, arm, keys=keys, settings=digest(cell.config, keys))
         seeds = (0,) if arm in (FULL, PTQ) else args.seeds or cell.seeds
         runs += [make(seed=seed, cell=folder, teacher=cfg.MODEL.WEIGHTS) for seed in seeds]
-    quantize(runs[0], common)
+    quantize(runs[0], common, digest(cell.config, common))
     return runs
 
 

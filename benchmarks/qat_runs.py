@@ -53,8 +53,13 @@ class Run:
         return kept.get(self.arm, self.folder / "model_final.pth")
 
 
-def quantize(run: Run, keys: Sequence[str]) -> None:
-    """Make the start of a cell, unless it is there."""
+def quantize(run: Run, keys: Sequence[str], settings: str) -> None:
+    """Make the start of a cell, unless it is there.
+
+    Raises:
+        ValueError: the one that is there is of other settings.
+    """
+    claim(run.start.parent, {"config": run.config, "keys": list(keys), "settings": settings})
     if not run.start.exists():
         train_net(run.config, *keys, "QUANT.QAT.ENABLED", "False", "OUTPUT_DIR", str(run.start.parent))
 
@@ -66,7 +71,8 @@ def train_and_measure(run: Run, split: str) -> dict:
         ValueError: the folder has a run of other settings, or of another start.
     """
     result = run.folder / f"result_{split}.json"
-    claim(run)
+    settings = {"config": run.config, "keys": list(run.keys), "settings": run.settings}
+    claim(run.folder, settings | {"start": sha256_of(run.start)})
     if not run.checkpoint.exists():
         train(run)
     if not result.exists():
@@ -76,20 +82,19 @@ def train_and_measure(run: Run, split: str) -> dict:
     return read_json(result, "result") | {"minutes": minutes(run.folder)}
 
 
-def claim(run: Run) -> None:
-    """Say in the folder of a run what it is.
+def claim(folder: Path, settings: dict) -> None:
+    """Say in a folder what it is for.
 
     Raises:
-        ValueError: it has the files of another one.
+        ValueError: it has the files of other settings.
     """
-    path = run.folder / "run.json"
-    settings = {"config": run.config, "keys": list(run.keys), "settings": run.settings}
-    settings["start"] = sha256_of(run.start)
+    path = folder / "run.json"
     found = read_json(path, "run") if path.exists() else settings
     if found != settings:
+        differing = [key for key, value in settings.items() if found.get(key) != value]
         raise ValueError(
-            f"{run.folder} has a run of other settings ({path.name} says {found}, asked for is {settings}): "
-            "name another --folder, or remove it"
+            f"{folder} has the files of other settings ({path.name} differs in {', '.join(differing)}): name "
+            "another --folder, or remove it"
         )
     write_json(path, settings)
 

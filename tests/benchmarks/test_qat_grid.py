@@ -66,9 +66,20 @@ def test_files_of_other_settings_are_not_taken(tmp_path, processes, change):
     )
     if change == "start":
         other.start.write_bytes(b"another")
-    with pytest.raises(ValueError, match=r"has a run of other settings .*: name another --folder"):
+    with pytest.raises(ValueError, match=rf"seed1 has the files of other settings .* in {change}\): name"):
         qat_runs.train_and_measure(other, "val")
     assert len(processes) == 2
+
+
+def test_a_start_of_other_settings_is_not_taken(tmp_path, processes):
+    run = make_run(tmp_path)
+    run.start.unlink()
+    qat_runs.quantize(run, ("A", "1"), "a")
+    run.start.touch()
+    qat_runs.quantize(run, ("A", "1"), "a")
+    assert len(processes) == 1
+    with pytest.raises(ValueError, match=r"start has the files of other settings .* keys, settings\): name"):
+        qat_runs.quantize(run, ("A", "2"), "b")
 
 
 @pytest.mark.parametrize("arm", [FULL, PTQ])
