@@ -139,6 +139,7 @@ def _entry(cfg: CfgNode, args: argparse.Namespace, model, command: str, size: in
 def _command(args: argparse.Namespace, flags: list[str], replaced: dict[str, str]) -> str:
     """The driver's command that makes the same numbers."""
     opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True)) | replaced
+    opts.pop("OUTPUT_DIR", None)  # the publisher's own
     words = [*flags, *(word for pair in opts.items() for word in pair)]
     return shlex.join(["python", "tools/train_net.py", "--config-file", args.config_file, *words])
 
