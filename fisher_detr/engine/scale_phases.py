@@ -213,7 +213,7 @@ def _add_of_ranks(total: dict[str, Histogram], seen: dict[str, Histogram]) -> No
 
 
 def _require_learned(model: nn.Module, schedule: QATSchedule) -> None:
-    """A scale that is to be learned is a parameter, and no other is."""
+    """Where scales are to be learned some are parameters (not those of frozen layers); elsewhere none is."""
     learned = {
         "weights": [layer.weight_quantizer.is_learned for layer in quantized_layers(model).values()],
         "activations": [quantizer.is_learned for quantizer in activation_quantizers(model).values()],
@@ -221,7 +221,7 @@ def _require_learned(model: nn.Module, schedule: QATSchedule) -> None:
     for name, found in learned.items():
         training = getattr(schedule, name)
         expected = training in (ScaleTraining.LSQ, ScaleTraining.PACT)
-        if any(is_learned != expected for is_learned in found):
+        if found and any(found) != expected:
             raise RuntimeError(
                 f"QATSchedule({name}={str(training)!r}), and the scales of the model's {name} are "
                 f"{'no ' if expected else ''}parameters: give the same {name} to prepare()"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fisher_detr.quantization.primitives import LearnedStep, StepGradient
+from fisher_detr.quantization.primitives import LearnedStep, StepGradient, dot
 
 
 class RoundingTape:
@@ -43,10 +43,7 @@ class RoundingTape:
             self._entries.append(_entry(x.detach(), values.detach(), scale.detach()))
             return values
         inside, residual = self._next(x)
-        if scale.requires_grad:
-            of_step = residual.masked_fill(inside, 0.0) if step.gradient is StepGradient.PACT else residual
-            residual = residual + _Slope.apply(of_step, scale, step.factor_of(x))
-        return x * inside + residual
+        return _Repeat.apply(x, scale, inside, residual, step)
 
     def _next(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._position >= len(self._entries) or self._entries[self._position][0].shape != x.shape:
@@ -60,20 +57,26 @@ class RoundingTape:
 
 def _entry(x: Tensor, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Which values were rounded and not clipped, and what has to be added to them (or stands for them)."""
-    inside = (values - x).abs_() <= 0.5001 * scale  # a clipped value is farther from its level
-    return inside, values - x * inside
+    residual = values - x
+    inside = residual.abs() <= 0.5001 * scale  # a clipped value is farther from its level
+    return inside, torch.where(inside, residual, values)
 
 
-class _Slope(torch.autograd.Function):
-    """Zeros whose gradient with respect to the scale is `residual / scale`: that of a learned step."""
-
-    @staticmethod
-    def forward(ctx, residual: Tensor, scale: Tensor, factor: float) -> Tensor:
-        ctx.save_for_backward(residual, scale)
-        ctx.factor = factor
-        return torch.zeros_like(residual)
+class _Repeat(torch.autograd.Function):
+    """Values that are moved by what rounding did before, with the gradients of then."""
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
-        residual, scale = ctx.saved_tensors
-        return None, ((grad * residual).sum() * ctx.factor / scale).view_as(scale), None
+    def forward(ctx, x: Tensor, scale: Tensor, inside: Tensor, residual: Tensor, step: LearnedStep) -> Tensor:
+        ctx.save_for_backward(scale, inside, residual)
+        ctx.gradient, ctx.factor = step.gradient, step.factor_of(x)
+        return torch.where(inside, x, 0.0).add_(residual)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        scale, inside, residual = ctx.saved_tensors
+        of_x, of_scale = torch.where(inside, grad, 0.0), None
+        if ctx.needs_input_grad[1]:
+            clipped = grad - of_x if ctx.gradient is StepGradient.PACT else grad
+            of_scale = dot(clipped, residual) * ctx.factor / scale  # PACT: no slope inside the range
+        return of_x, of_scale, None, None, None

@@ -34,6 +34,8 @@ class ScaleTraining(enum.StrEnum):
 def learn_scales(model: nn.Module, weights: ScaleTraining, activations: ScaleTraining) -> None:
     """Turn scales into parameters where they are learned; before the optimizer is built.
 
+    Scales of a layer whose weight is frozen stay: nothing has to be propagated back into it.
+
     Args:
         model: a quantized model, whose scales need not be set yet.
         weights: what becomes of the weights' scales.
@@ -45,13 +47,16 @@ def learn_scales(model: nn.Module, weights: ScaleTraining, activations: ScaleTra
     weights, activations = ScaleTraining(weights), ScaleTraining(activations)
     if weights is ScaleTraining.PACT:
         raise ValueError("PACT learns where activations are clipped: train the weights' scales by lsq")
-    for layer in quantized_layers(model).values():
-        if weights is ScaleTraining.LSQ:
+    layers = quantized_layers(model).values()
+    if weights is ScaleTraining.LSQ:
+        for layer in (layer for layer in layers if layer.weight.requires_grad):
             values = layer.weight.numel() // layer.weight_quantizer.scale.numel()
             layer.weight_quantizer.learn_scale(StepGradient.LSQ, values)
     if activations in (ScaleTraining.LSQ, ScaleTraining.PACT):
+        frozen = {layer.input_quantizer for layer in layers if not layer.weight.requires_grad}
         for quantizer in activation_quantizers(model).values():
-            quantizer.learn_scale(StepGradient(str(activations)))
+            if quantizer not in frozen:
+                quantizer.learn_scale(StepGradient(str(activations)))
 
 
 @torch.no_grad()

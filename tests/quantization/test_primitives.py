@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fisher_detr.quantization import LearnedStep, StepGradient, dequantize, fake_quantize, quantize
+from fisher_detr.quantization.primitives import _fused
 from fisher_detr.structures import QuantSpec
 from tests.oracles.learned_step import fake_quantize_formula
 
@@ -115,6 +116,20 @@ def test_every_path_equals_numpy_bitwise(bits, symmetric, per_channel, layout):
     for values in (found, dequantize(quantize(x, scale, spec, zero), scale, spec, zero)):
         assert torch.equal(values, torch.from_numpy(expected))
         assert not (torch.signbit(values) & (values == 0)).any()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(("symmetric", "per_channel"), [(True, True), (True, False), (False, False)])
+def test_kernel_of_gpus_gives_values_and_gradients_of_the_passes(bits, symmetric, per_channel):
+    """It runs on a processor too, only slowly."""
+    x, scale, zero, spec = make_problem(bits, symmetric, per_channel, torch.float32)
+    values, inside = _fused(x, scale, 0 if symmetric else zero, spec)
+    leaf = x.clone().requires_grad_()
+    expected = fake_quantize(leaf, scale, spec, 0 if symmetric else zero)
+    expected.sum().backward()
+    assert torch.equal(values, expected)
+    assert torch.equal(inside, leaf.grad.bool())
+    assert 0 < inside.sum() < x.numel()
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

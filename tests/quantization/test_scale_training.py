@@ -83,6 +83,24 @@ def test_gradients_are_scaled_by_the_values_of_each_scale(per_channel):
     assert tied(LSQ, PACT).first.input_quantizer._step.factor_of(batch) == pytest.approx(255**-2)
 
 
+def test_scales_of_frozen_layers_stay_and_nothing_is_propagated_into_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    for frozen in model[:2]:
+        frozen.requires_grad_(False)
+    quantize_model(model, bits=4)
+    learn_scales(model, LSQ, LSQ)
+    for name, module in model.named_modules():
+        if isinstance(module, WeightQuantizer | ActivationQuantizer):
+            assert module.is_learned == name.startswith("2."), name
+            module.set_scale(torch.full_like(module.scale, 0.1).detach())
+    seen = []
+    model[1].register_forward_hook(lambda _module, _inputs, output: seen.append(output.requires_grad))
+    model(torch.randn(5, 4)).sum().backward()
+    assert seen == [False]
+    assert all(scale.grad.abs().sum() > 0 for scale in learned_scales(model))
+
+
 def test_pact_is_for_activations():
     with pytest.raises(ValueError, match="PACT learns where activations are clipped: train the weights'"):
         tied(PACT, LSQ)
