@@ -148,7 +148,7 @@ def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict
     )
     trainer = SimpleTrainer(model, itertools.repeat(batch), optimizer)
     trainer.register_hooks(hooks)
-    trainer.train(0, WARMUP * variant.interval + args.steps)
+    trainer.train(0, max(WARMUP, variant.interval) + args.steps)
     peak = (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if args.device == "cpu"

@@ -105,7 +105,8 @@ class PenaltyTerm:
             )
         found, self._found = self._found, None
         weight = self._weight(found.value.item())
-        gradients = self._scaled(found.gradients, weight)
+        gradients = list(found.gradients)
+        self._scale(gradients, weight)
         return losses | {
             LOSS_NAME: _WithGradient.apply(weight * found.value, gradients, self._told, *trained(model))
         }
@@ -118,10 +119,10 @@ class PenaltyTerm:
             self.reference.update(trace, self.warmup)
         return settings.weight * self.warmup / (self.reference.value if settings.normalize else 1.0)
 
-    def _scaled(self, gradients: tuple[Tensor, ...], weight: float) -> list[Tensor]:
-        """Gradients of `weight x` scaled down to the greatest norm, then times the interval."""
+    def _scale(self, gradients: list[Tensor], weight: float) -> None:
+        """Make gradients those of `weight x`, scaled down to the greatest norm, then times the interval."""
         settings = self.penalty.settings
-        norm = weight * torch.stack(torch._foreach_norm(list(gradients))).norm().item()
+        norm = weight * torch.stack(torch._foreach_norm(gradients)).norm().item()
         if not math.isfinite(norm):
             raise NotFiniteError(
                 "the gradient of the Fisher-trace penalty is not finite, and its value is: lower "
@@ -129,11 +130,11 @@ class PenaltyTerm:
             )
         self.measured.setdefault("fisher_gradient_norm", []).append(norm)
         shrink = min(1.0, settings.clip_norm / norm) if settings.clip_norm and norm else 1.0
-        return list(torch._foreach_mul(list(gradients), weight * settings.interval * shrink))
+        torch._foreach_mul_(gradients, weight * settings.interval * shrink)
 
 
 class _WithGradient(torch.autograd.Function):
-    """A value whose gradients are given."""
+    """A value whose gradients are given, and used up by one backward pass."""
 
     @staticmethod
     def forward(
@@ -144,7 +145,7 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = [grad * gradient for gradient in ctx.gradients]
+        torch._foreach_mul_(ctx.gradients, grad)
         if ctx.told:
-            ctx.told(list(zip(ctx.parameters, parts, strict=True)))
-        return None, None, None, *parts
+            ctx.told(list(zip(ctx.parameters, ctx.gradients, strict=True)))
+        return None, None, None, *ctx.gradients

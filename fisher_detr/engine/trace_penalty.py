@@ -107,10 +107,15 @@ class FisherTracePenalty:
         per_image = self.settings.estimate == TraceEstimate.PER_IMAGE
         batches = [[sample] for sample in batch] if per_image else [batch]
         with _undisturbed(model), weight_offsets(layers) as offsets:
-            total = [parameters[0].new_zeros(()), *map(torch.zeros_like, parameters)]
+            total: list[Tensor] = []
             for part in batches:
                 found = self._of(model, part, list(offsets.values()), parameters)
-                torch._foreach_add_(total, [found.value, *found.gradients], alpha=1 / len(batches))
+                if total:
+                    torch._foreach_add_(total, [found.value, *found.gradients])
+                else:
+                    total = [found.value, *found.gradients]
+        if len(batches) > 1:
+            torch._foreach_div_(total, len(batches))
         mean_over_ranks(total)
         return SquaredNorm(total[0], tuple(total[1:]))
 
@@ -142,8 +147,9 @@ class FisherTracePenalty:
             )
 
     def layers(self, model: nn.Module) -> dict[str, QuantizedLayer]:
-        """The layers whose weights count."""
-        layers, paths = quantized_layers(model), self.settings.layers
+        """The layers whose weights count: of those that are trained, since frozen weights never move."""
+        paths = self.settings.layers
+        layers = {name: x for name, x in quantized_layers(model).items() if x.weight.requires_grad}
         chosen = {
             name: layer
             for name, layer in layers.items()
@@ -151,7 +157,8 @@ class FisherTracePenalty:
         }
         if not chosen:
             raise ValueError(
-                f"Fisher-trace penalty: no quantized layer of the model is at or below {' or '.join(paths)}; "
+                "Fisher-trace penalty: no trained quantized layer of the model is at or below "
+                f"{' or '.join(paths) or 'it'}; "
                 f"there are {', '.join(sorted({name.partition('.')[0] for name in layers})) or 'none'}"
             )
         return chosen

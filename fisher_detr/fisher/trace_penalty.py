@@ -45,7 +45,7 @@ class SquaredNorm:
 
     Attributes:
         value: scalar.
-        gradients: with respect to each parameter, of its shape.
+        gradients: with respect to each parameter, of its shape; tensors that nobody else holds.
     """
 
     value: Tensor
@@ -90,10 +90,9 @@ def _exact(
     value = _differentiable(loss())
     gradient = torch.autograd.grad(value, offsets, create_graph=True, materialize_grads=True)
     direction = _mean(gradient, mean)
-    twice = [2 * part for part in direction]
-    reached = [(g, d) for g, d in zip(gradient, twice, strict=True) if g.requires_grad]
+    reached = [(g, d) for g, d in zip(gradient, direction, strict=True) if g.requires_grad]
     if not reached:  # the loss is linear in the weights
-        return SquaredNorm(_dot(direction, direction), tuple(map(torch.zeros_like, parameters)))
+        return SquaredNorm(_square(direction), tuple(map(torch.zeros_like, parameters)))
     try:
         second = torch.autograd.grad(
             [g for g, _ in reached], parameters, [d for _, d in reached], materialize_grads=True
@@ -102,7 +101,7 @@ def _exact(
         if not any(words in str(error) for words in ("is not implemented", "not supported")):
             raise
         raise _only_once(str(error).splitlines()[0]) from None
-    return SquaredNorm(_dot(direction, direction), second)
+    return SquaredNorm(_square(direction), tuple(torch._foreach_mul(second, 2.0)))
 
 
 def require_twice_differentiable(loss: Tensor, offsets: Sequence[Tensor]) -> None:
@@ -141,20 +140,22 @@ def _finite_difference(
     # Of all processes, which then make the same step, and the same evaluations.
     *direction, level = _mean([*both[: len(offsets)], value], mean)
     before = both[len(offsets) :]
-    squared = _dot(direction, direction)
+    squared = _square(direction)
     norm = squared.sqrt()
     if norm == 0 or level == 0:  # a flat piece, or a loss of nothing
         return SquaredNorm(squared, tuple(map(torch.zeros_like, parameters)))
     step = radius * level.abs() / norm
     with torch.no_grad():
-        torch._foreach_copy_(list(offsets), torch._foreach_mul(list(direction), (step / norm).item()))
+        torch._foreach_copy_(list(offsets), direction)
+        torch._foreach_mul_(list(offsets), (step / norm).item())
     try:
         after = torch.autograd.grad(loss.again(), parameters, materialize_grads=True)
     finally:
         with torch.no_grad():
             torch._foreach_zero_(list(offsets))
-    factor = (2 * norm / step).item()
-    return SquaredNorm(squared, tuple(torch._foreach_mul(torch._foreach_sub(after, before), factor)))
+    found = torch._foreach_sub(after, before)
+    torch._foreach_mul_(found, (2 * norm / step).item())
+    return SquaredNorm(squared, tuple(found))
 
 
 def _only_once(reason: str) -> ValueError:
@@ -180,5 +181,6 @@ def _mean(gradient: Sequence[Tensor], mean: Callable | None) -> list[Tensor]:
     return parts
 
 
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
+def _square(parts: Sequence[Tensor]) -> Tensor:
+    """Of the norm of all together."""
+    return torch.stack(torch._foreach_norm(list(parts))).square().sum()

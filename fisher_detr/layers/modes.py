@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fisher_detr.layers.convolution import FastSecondDerivatives
 from fisher_detr.layers.ms_deform_attn import DeformableSampling, SamplingMethod
 
 
@@ -26,14 +27,14 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Let attention and deformable sampling take the operators that have a second derivative.
 
     Fused attention and `grid_sample` have none: torch's mathematical attention and bilinear reading by gather
-    stand in for them, with the same numbers.
+    stand in for them, with the same numbers. Convolution has one, and takes a faster way to it.
     """
     sampling = [module for module in model.modules() if isinstance(module, DeformableSampling)]
     methods = [module.method for module in sampling]
     try:
         for module in sampling:
             module.method = SamplingMethod.GATHER
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), FastSecondDerivatives():
             yield
     finally:
         for module, method in zip(sampling, methods, strict=True):

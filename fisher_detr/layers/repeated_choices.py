@@ -57,10 +57,10 @@ class _Choices(TorchFunctionMode):
         in_place = inplace or func in _IN_PLACE
         if self._position is None:
             values = torch.relu_(x) if in_place else torch.relu(x)
-            self._made.append((x.shape, values.detach() <= 0))
+            self._made.append((x.shape, values.detach() > 0))
             return values
-        off = self._next(x)
-        return x.masked_fill_(off, 0.0) if in_place else x.masked_fill(off, 0.0)
+        on = self._next(x)  # times 0 or 1, which is vectorized, where filling is not
+        return x.mul_(on) if in_place else x * on
 
     def _prelu(self, x: Tensor, weight: Tensor) -> Tensor:
         if self._position is None:

@@ -57,9 +57,8 @@ class RoundingTape:
 
 def _entry(x: Tensor, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Which values were rounded and not clipped, and what has to be added to them (or stands for them)."""
-    residual = values - x
-    inside = residual.abs() <= 0.5001 * scale  # a clipped value is farther from its level
-    return inside, torch.where(inside, residual, values)
+    inside = (values - x).abs_() <= 0.5001 * scale  # a clipped value is farther from its level
+    return inside, values - x * inside  # products with masks: they are vectorized, and `where` is not
 
 
 class _Repeat(torch.autograd.Function):
@@ -69,13 +68,13 @@ class _Repeat(torch.autograd.Function):
     def forward(ctx, x: Tensor, scale: Tensor, inside: Tensor, residual: Tensor, step: LearnedStep) -> Tensor:
         ctx.save_for_backward(scale, inside, residual)
         ctx.gradient, ctx.factor = step.gradient, step.factor_of(x)
-        return torch.where(inside, x, 0.0).add_(residual)
+        return (x * inside).add_(residual)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         scale, inside, residual = ctx.saved_tensors
-        of_x, of_scale = torch.where(inside, grad, 0.0), None
+        of_x, of_scale = grad * inside, None
         if ctx.needs_input_grad[1]:
             clipped = grad - of_x if ctx.gradient is StepGradient.PACT else grad
             of_scale = dot(clipped, residual) * ctx.factor / scale  # PACT: no slope inside the range

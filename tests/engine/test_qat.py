@@ -312,7 +312,7 @@ MISTAKES = {
     ),
     "layers": (
         PENALTY | {"QUANT.QAT.PENALTY.PARAMS": "('neck',)"},
-        "no quantized layer of the model is at or below neck; there are backbone, input_proj, transformer",
+        "no trained quantized layer of the model is at or below neck; there are backbone, input_proj, ",
     ),
     "no critical set": (
         PENALTY | {"CRITICAL.TARGET": ""},

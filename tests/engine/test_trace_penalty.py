@@ -268,16 +268,18 @@ def test_dropout_masks_are_repeated():
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
-def test_frozen_layers_count_and_get_no_gradient(method):
-    """The trace is over the weights of the layers, whether they are trained or not."""
+def test_frozen_layers_do_not_count_and_get_no_gradient(method):
+    """The trace is that of the other layers."""
     model = make_quantized("detr", torch.float32)
-    expected = measure(model, method, radius=1e-3)
+    expected = measure(model, method, radius=1e-3, layers=("transformer", "input_proj"))
     for parameter in model.backbone.parameters():
         parameter.requires_grad_(False)
     found = measure(model, method, radius=1e-3)
     torch.testing.assert_close(found.value, expected.value)
     assert len(found.gradients) == len(trained(model)) < len(expected.gradients)
     assert [part.shape for part in found.gradients] == [parameter.shape for parameter in trained(model)]
+    with pytest.raises(ValueError, match="no trained quantized layer of the model is at or below backbone"):
+        measure(model, method, layers=("backbone",))
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
@@ -315,11 +317,13 @@ def test_loss_that_is_no_finite_scalar(value, method):
 
 def test_layers_are_named_by_whole_parts_of_their_paths():
     model = make_quantized("detr", torch.float32)
-    first = next(iter(quantized_layers(model)))
+    first = next(name for name, layer in quantized_layers(model).items() if layer.weight.requires_grad)
     for paths, count in ((("transformer.decoder",), None), ((first,), 1), ((first[:-1],), 0)):
         penalty = FisherTracePenalty(own_loss, PenaltySettings(1.0, layers=paths))
         with (
-            contextlib.nullcontext() if count != 0 else pytest.raises(ValueError, match="no quantized layer")
+            contextlib.nullcontext()
+            if count != 0
+            else pytest.raises(ValueError, match="no trained quantized")
         ):
             found = penalty.layers(model)
             assert found and all(f"{name}.".startswith(f"{paths[0]}.") for name in found)
@@ -328,7 +332,7 @@ def test_layers_are_named_by_whole_parts_of_their_paths():
 
 def test_layers_that_do_not_exist():
     with pytest.raises(
-        ValueError, match="no quantized layer of the model is at or below neck; there are .*inp"
+        ValueError, match="no trained quantized layer of the model is at or below neck; there are .*inp"
     ):
         measure(make_quantized("detr", torch.float32), layers=("neck",))
 

@@ -135,7 +135,7 @@ def test_differences_are_smooth():
 
 
 def test_values_that_are_not_finite_pass():
-    x = torch.tensor([float("nan"), float("inf"), float("-inf"), 1.0])
+    x = torch.tensor([float("nan"), float("inf"), -2.0, 1.0])
     with repeating_choices() as rewind:
         F.relu(x)
         rewind()
