@@ -220,7 +220,7 @@ def _add_training(quant: CN) -> None:
     penalty.INTERVAL = 4
     # Step of the finite difference: by which part of itself the slope alone would raise the loss.
     penalty.RADIUS = 0.001
-    # Paths of modules: the weights of the layers at or below them count. Empty: all quantized layers.
+    # Paths of modules: the weights of the trained layers at or below them count. Empty: all.
     penalty.PARAMS = ()
     # Iterations over which lambda grows from 0.
     penalty.WARMUP_ITERS = 0

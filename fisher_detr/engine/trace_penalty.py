@@ -48,7 +48,7 @@ class PenaltySettings:
         estimate: per image or minibatch.
         interval: k >= 1: once in k iterations, with k times the gradient.
         radius: by which part of itself the slope alone would raise the loss over the step of the difference.
-        layers: paths of modules; the quantized layers at or below them count; empty: all.
+        layers: paths of modules; the trained layers at or below them count; empty: all.
         warmup_iters: iterations over which lambda grows from 0.
         normalize: divide by the mean trace of the warm-up: lambda is the penalty of the model at the start.
         clip_norm: the gradient of the penalty is scaled down to this norm before the factor k; 0: never.
