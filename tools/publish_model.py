@@ -10,6 +10,8 @@ A model that is quantized after training, whose row is its command:
     tools/publish_model.py --name street_detr_small_uniform_4bit --model "DETR, small ResNet" \
         --config-file configs/street/detr_small_ptq.yaml \
         ALLOCATION.ARM uniform DATASETS.TEST "('street_test',)"
+
+A quantized model that was trained on, with its weights: as a trained one, by the config of its training.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from fisher_detr.checkpoint import GROUPS_KEY
 from fisher_detr.engine import (
@@ -34,7 +37,10 @@ from fisher_detr.engine import (
     load_float,
     run_post_training,
 )
+from fisher_detr.engine.commands import load_quantized
 from fisher_detr.model_zoo import Measured, Metric, Quantization, Training, ZooEntry, write_entry
+from fisher_detr.quantization.coverage import coverage_report
+from fisher_detr.quantization.selection import weight_groups
 from fisher_detr.structures import Arm
 
 # What is published of a rerun: two processors may order float sums in two ways.
@@ -72,40 +78,52 @@ def publish(args: argparse.Namespace) -> Path:
     cfg = load_config(args.config_file, args.opts)
     if "DATASETS.TEST" not in args.opts:
         raise ValueError("name the split that the row is measured on: DATASETS.TEST \"('..._test',)\"")
-    if bool(args.train_seconds) == cfg.QUANT.ENABLED:
+    is_trained = cfg.QUANT.QAT.ENABLED or not cfg.QUANT.ENABLED
+    if bool(args.train_seconds) != is_trained:
         raise ValueError("give --train-seconds for a trained model, and only for that")
-    return publish_quantized(cfg, args) if cfg.QUANT.ENABLED else publish_trained(cfg, args)
+    return publish_trained(cfg, args) if is_trained else publish_quantized(cfg, args)
 
 
 def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
     """Evaluate a trained model; ship its weights without optimizer and schedule."""
-    model = load_float(cfg)
+    model = load_quantized(cfg) if cfg.QUANT.ENABLED else load_float(cfg)
     shipped = {"MODEL.WEIGHTS": f"{SHIPPED}/{args.name}.pth"}
     command = _command(args, ["--eval-only"], shipped)
-    entry = _entry(cfg, args, model, command, float_bytes(model))
+    entry = _entry(cfg, args, model, command, _bytes(cfg, model))
     by_config = f"python tools/train_net.py --config-file {args.config_file}"
     training = Training(args.train_command or by_config, args.train_seconds)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{args.name}.pth")
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         torch.save({"model": weights, GROUPS_KEY: model.query_groups}, file)
-        return write_entry(ZooEntry(**entry, training=training), file)
+        quantization = _quantization(cfg) if cfg.QUANT.ENABLED else None
+        return write_entry(ZooEntry(**entry, training=training, quantization=quantization), file)
 
 
 def publish_quantized(cfg: CfgNode, args: argparse.Namespace) -> Path:
     """Quantize and evaluate; the command makes the model again."""
     start = time.perf_counter()
     quantized = run_post_training(cfg, load_float(cfg))
+    size = quantized.coverage.total_bytes
+    entry = _entry(cfg, args, quantized.model, _command(args, [], {}), size, start)
+    return write_entry(ZooEntry(**entry, quantization=_quantization(cfg)))
+
+
+def _bytes(cfg: CfgNode, model: nn.Module) -> int:
+    """Of the whole model, quantized weights packed."""
+    if not cfg.QUANT.ENABLED:
+        return float_bytes(model)
+    return coverage_report(model, weight_groups(model, cfg.QUANT.SKIP_LAYERS)).total_bytes
+
+
+def _quantization(cfg: CfgNode) -> Quantization:
     arm = Arm(cfg.ALLOCATION.ARM)
-    quantization = Quantization(
+    return Quantization(
         arm=arm,
         average_bits=cfg.ALLOCATION.AVERAGE_BITS,
         activation_bits=cfg.QUANT.ACTIVATION.BITS,
         critical_set=cfg.CRITICAL.TARGET if arm is Arm.FISHER_CRITICAL else None,
     )
-    size = quantized.coverage.total_bytes
-    entry = _entry(cfg, args, quantized.model, _command(args, [], {}), size, start)
-    return write_entry(ZooEntry(**entry, quantization=quantization))
 
 
 def _entry(cfg: CfgNode, args: argparse.Namespace, model, command: str, size: int, start=None) -> dict:
