@@ -57,10 +57,9 @@ class _Choices(TorchFunctionMode):
         in_place = inplace or func in _IN_PLACE
         if self._position is None:
             values = torch.relu_(x) if in_place else torch.relu(x)
-            self._made.append((x.shape, values.detach() > 0))
+            self._made.append((x.shape, values.detach()))
             return values
-        on = self._next(x)  # times 0 or 1, which is vectorized, where filling is not
-        return x.mul_(on) if in_place else x * on
+        return _Repeat.apply(x, self._next(x), in_place)
 
     def _prelu(self, x: Tensor, weight: Tensor) -> Tensor:
         if self._position is None:
@@ -87,3 +86,20 @@ class _Choices(TorchFunctionMode):
             )
         self._position += 1
         return self._made[self._position - 1][1]
+
+
+class _Repeat(torch.autograd.Function):
+    """The units that gave something before, whatever they get now: one vectorized pass, and one backwards."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, before: Tensor, in_place: bool) -> Tensor:
+        ctx.save_for_backward(before)
+        if not in_place:
+            return torch.ops.aten.threshold_backward(x, before, 0.0)
+        ctx.mark_dirty(x)
+        return torch.ops.aten.threshold_backward.grad_input(x, before, 0.0, grad_input=x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return torch.ops.aten.threshold_backward(grad, *ctx.saved_tensors, 0.0), None, None

@@ -73,10 +73,7 @@ class FakeQuantizer(nn.Module):
             values = _WithZeroGradient.apply(x, self.scale) if self.is_learned else x
         else:
             self._require_calibrated()
-            quantized = self._fake_quantize
-            values = (
-                quantized(x) if self.tape is None else self.tape.round(x, quantized, self.scale, self._step)
-            )
+            values = self._fake_quantize(x) if self.tape is None else self._on_tape(x)
         return values if self.offset is None else values + self.offset
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -143,8 +140,14 @@ class FakeQuantizer(nn.Module):
         return f"{self.spec.bits} bits, {kind}, {self.scale.numel()} scale(s), {state}"
 
     def _fake_quantize(self, x: Tensor) -> Tensor:
-        zero_point = 0 if self.spec.symmetric else self.zero_point
-        return fake_quantize(x, self.scale, self.spec, zero_point, self._step)
+        return fake_quantize(x, self.scale, self.spec, self._level_of_zero, self._step)
+
+    def _on_tape(self, x: Tensor) -> Tensor:
+        return self.tape.round(x, self._fake_quantize, self.scale, self._level_of_zero, self.spec, self._step)
+
+    @property
+    def _level_of_zero(self) -> Tensor | int:
+        return 0 if self.spec.symmetric else self.zero_point
 
     def _require_calibrated(self) -> None:
         if not self.is_calibrated:

@@ -94,6 +94,31 @@ def fake_quantize(
     return _FakeQuantize.apply(wide, scale, zero_point, spec, step).to(x.dtype)
 
 
+def move_quantized(
+    x: Tensor,
+    before: Tensor,
+    values: Tensor,
+    scale: Tensor,
+    spec: QuantSpec,
+    zero_point: Tensor | int = 0,
+    step: LearnedStep = LearnedStep(),  # noqa: B008 - frozen
+) -> Tensor:
+    """Fake-quantized values, moved as far as the input has moved since: not where they were clipped.
+
+    The gradients, of first order only, are those of `fake_quantize(before)`, which gave the values.
+
+    Args:
+        x: `[C, ...]` the input now.
+        before: the input then.
+        values: what it was quantized to.
+        scale: as in `fake_quantize`, like all that follow.
+        spec: width and range.
+        zero_point: level of the value 0.
+        step: how the gradient of `scale` is formed.
+    """
+    return _MoveQuantized.apply(x, scale, before, values, zero_point, spec, step).to(values.dtype)
+
+
 class _FakeQuantize(torch.autograd.Function):
     """The gradient is linear in what arrives, with constant factors, so it has gradients of any order."""
 
@@ -111,16 +136,43 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        # Constants of the second derivative.
-        x, scale, values, inside = (t if t is None else t.detach() for t in ctx.saved_tensors)
-        of_x = _where_inside(grad, x, scale, ctx.zero, ctx.spec) if inside is None else grad * inside
-        of_scale = None
-        if ctx.needs_input_grad[1]:
-            # The slope is (values - x) / scale or 0 inside the range, values / scale outside.
-            left_out = values if ctx.step.gradient is StepGradient.PACT else x
-            total = _dot(grad, values, scale, ctx.spec) - _dot(of_x, left_out, scale, ctx.spec)
-            of_scale = total * (ctx.step.factor_of(x) / scale)
-        return (of_x if ctx.needs_input_grad[0] else None), of_scale, None, None, None
+        return *_gradients(ctx, grad), None, None, None
+
+
+class _MoveQuantized(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        scale: Tensor,
+        before: Tensor,
+        values: Tensor,
+        zero_point: Tensor | int,
+        spec: QuantSpec,
+        step: LearnedStep,
+    ) -> Tensor:
+        ctx.zero, ctx.spec, ctx.step = _zero(zero_point, x, spec), spec, step
+        ctx.save_for_backward(before, scale, values if ctx.needs_input_grad[1] else None, None)
+        return _where_inside(x - before, before, scale, ctx.zero, spec).add_(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, grad), None, None, None, None, None
+
+
+def _gradients(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """By the values and by the scale."""
+    # Constants of the second derivative.
+    x, scale, values, inside = (t if t is None else t.detach() for t in ctx.saved_tensors)
+    of_x = _where_inside(grad, x, scale, ctx.zero, ctx.spec) if inside is None else grad * inside
+    of_scale = None
+    if ctx.needs_input_grad[1]:
+        # The slope is (values - x) / scale or 0 inside the range, values / scale outside.
+        left_out = values if ctx.step.gradient is StepGradient.PACT else x
+        total = _dot(grad, values, scale, ctx.spec) - _dot(of_x, left_out, scale, ctx.spec)
+        of_scale = total * (ctx.step.factor_of(x) / scale)
+    return (of_x if ctx.needs_input_grad[0] else None), of_scale
 
 
 def _zero(zero_point: Tensor | int, x: Tensor, spec: QuantSpec) -> Tensor | int:
