@@ -45,6 +45,9 @@ from fisher_detr.structures import Arm
 
 # What is published of a rerun: two processors may order float sums in two ways.
 TOLERANCE = 0.3
+WIDTH_TOLERANCE = (
+    0.25  # an allocation meets its budget of bytes, scales included, and not the average exactly
+)
 OVERALL = ("AP", "AP50", "AP75")
 SHIPPED = "fisher_detr/model_zoo/weights"
 
@@ -89,7 +92,8 @@ def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
     model = load_quantized(cfg) if cfg.QUANT.ENABLED else load_float(cfg)
     shipped = {"MODEL.WEIGHTS": f"{SHIPPED}/{args.name}.pth"}
     command = _command(args, ["--eval-only"], shipped)
-    entry = _entry(cfg, args, model, command, _bytes(cfg, model))
+    size = _quantized_bytes(cfg, model) if cfg.QUANT.ENABLED else float_bytes(model)
+    entry = _entry(cfg, args, model, command, size)
     by_config = f"python tools/train_net.py --config-file {args.config_file}"
     training = Training(args.train_command or by_config, args.train_seconds)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,11 +113,20 @@ def publish_quantized(cfg: CfgNode, args: argparse.Namespace) -> Path:
     return write_entry(ZooEntry(**entry, quantization=_quantization(cfg)))
 
 
-def _bytes(cfg: CfgNode, model: nn.Module) -> int:
-    """Of the whole model, quantized weights packed."""
-    if not cfg.QUANT.ENABLED:
-        return float_bytes(model)
-    return coverage_report(model, weight_groups(model, cfg.QUANT.SKIP_LAYERS)).total_bytes
+def _quantized_bytes(cfg: CfgNode, model: nn.Module) -> int:
+    """Of the whole model, whose widths are what the config says.
+
+    Raises:
+        ValueError: they are not.
+    """
+    report = coverage_report(model, weight_groups(model, cfg.QUANT.SKIP_LAYERS))
+    expected = cfg.ALLOCATION.AVERAGE_BITS
+    if abs(report.average_bits - expected) > WIDTH_TOLERANCE:
+        raise ValueError(
+            f"the weights in {cfg.MODEL.WEIGHTS} are {report.average_bits:.2f} bits wide on average, "
+            f"ALLOCATION.AVERAGE_BITS is {expected:g}: name the width they have"
+        )
+    return report.total_bytes
 
 
 def _quantization(cfg: CfgNode) -> Quantization:

@@ -145,7 +145,8 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        torch._foreach_mul_(ctx.gradients, grad)
+        gradients, ctx.gradients = ctx.gradients, None  # a second pass would multiply again: it fails
+        torch._foreach_mul_(gradients, grad)
         if ctx.told:
-            ctx.told(list(zip(ctx.parameters, ctx.gradients, strict=True)))
-        return None, None, None, *ctx.gradients
+            ctx.told(list(zip(ctx.parameters, gradients, strict=True)))
+        return None, None, None, *gradients

@@ -18,6 +18,7 @@ from fisher_detr.quantization import (
     activation_quantizers,
     bypassed,
     calibrate_weights,
+    frozen_quantizers,
     keep_scales_positive,
     learned_scales,
     observing,
@@ -161,10 +162,10 @@ class ScalePhases:
         layers = quantized_layers(self.model).values()
         if self.schedule.weights is ScaleTraining.MINMAX:
             update_weight_scales(self.model)
-        elif self.schedule.weights is ScaleTraining.LSQ and self.schedule.start_steps:
-            start_steps(self.model)
         elif not all(layer.weight_quantizer.is_calibrated for layer in layers):
             calibrate_weights(self.model)
+        if self.schedule.weights is ScaleTraining.LSQ and self.schedule.start_steps:
+            start_steps(self.model)
 
     def _observe(self) -> None:
         if self._observing:
@@ -213,16 +214,18 @@ def _add_of_ranks(total: dict[str, Histogram], seen: dict[str, Histogram]) -> No
 
 
 def _require_learned(model: nn.Module, schedule: QATSchedule) -> None:
-    """Where scales are to be learned some are parameters (not those of frozen layers); elsewhere none is."""
-    learned = {
-        "weights": [layer.weight_quantizer.is_learned for layer in quantized_layers(model).values()],
-        "activations": [quantizer.is_learned for quantizer in activation_quantizers(model).values()],
+    """A scale that is to be learned is a parameter, and no other is: not that of a frozen layer."""
+    quantizers = {
+        "weights": [layer.weight_quantizer for layer in quantized_layers(model).values()],
+        "activations": activation_quantizers(model).values(),
     }
-    for name, found in learned.items():
+    frozen = frozen_quantizers(model)
+    for name, of_kind in quantizers.items():
         training = getattr(schedule, name)
         expected = training in (ScaleTraining.LSQ, ScaleTraining.PACT)
-        if found and any(found) != expected:
+        if any(quantizer.is_learned != (expected and quantizer not in frozen) for quantizer in of_kind):
             raise RuntimeError(
                 f"QATSchedule({name}={str(training)!r}), and the scales of the model's {name} are "
-                f"{'no ' if expected else ''}parameters: give the same {name} to prepare()"
+                f"{'no ' if expected else ''}parameters: give the same {name} to prepare(), and freeze "
+                "layers before it"
             )

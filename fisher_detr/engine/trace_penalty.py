@@ -100,8 +100,8 @@ class FisherTracePenalty:
             The value without lambda, and gradients for `trained(model)`.
 
         Raises:
-            ValueError: no quantized layer has one of the prefixes; the loss is not a finite scalar or has no
-                second derivative.
+            ValueError: no trained quantized layer is at or below the paths; the loss is not a finite scalar
+                or has no second derivative.
         """
         layers, parameters = self.layers(model), trained(model)
         per_image = self.settings.estimate == TraceEstimate.PER_IMAGE
@@ -157,8 +157,8 @@ class FisherTracePenalty:
         }
         if not chosen:
             raise ValueError(
-                "Fisher-trace penalty: no trained quantized layer of the model is at or below "
-                f"{' or '.join(paths) or 'it'}; "
+                "Fisher-trace penalty: no trained quantized layer of the model"
+                f"{' is at or below ' if paths else ''}{' or '.join(paths)}; "
                 f"there are {', '.join(sorted({name.partition('.')[0] for name in layers})) or 'none'}"
             )
         return chosen

@@ -183,4 +183,4 @@ def _mean(gradient: Sequence[Tensor], mean: Callable | None) -> list[Tensor]:
 
 def _square(parts: Sequence[Tensor]) -> Tensor:
     """Of the norm of all together."""
-    return torch.stack(torch._foreach_norm(list(parts))).square().sum()
+    return torch.stack([part.square().sum() for part in parts]).sum()

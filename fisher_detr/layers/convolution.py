@@ -27,11 +27,11 @@ class FastSecondDerivatives(TorchFunctionMode):
         return (_conv2d if func is F.conv2d else func)(*args, **kwargs)
 
 
-def _conv2d(x: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
-    if isinstance(padding, str) or x.dim() != 4:
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+def _conv2d(input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:  # noqa: A002 - as in torch
+    if isinstance(padding, str) or input.dim() != 4 or torch.is_autocast_enabled(input.device.type):
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     geometry = _pair(stride), _pair(padding), _pair(dilation), groups
-    return _Convolution.apply(x, weight, bias, geometry)
+    return _Convolution.apply(input, weight, bias, geometry)
 
 
 class _Convolution(Function):
@@ -67,7 +67,8 @@ class _Backward(Function):
         of_grad = of_x = of_weight = None
         if by_x is not None:
             of_grad = F.conv2d(by_x, weight, None, *ctx.geometry)
-            of_weight = _gradients(grad, by_x, weight, ctx.geometry, (False, True))[1]
+            if ctx.needs_input_grad[2]:
+                of_weight = _gradients(grad, by_x, weight, ctx.geometry, (False, True))[1]
         if by_weight is not None:
             other = F.conv2d(x, by_weight, None, *ctx.geometry)
             of_grad = other if of_grad is None else of_grad.add_(other)

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from fisher_detr.layers.kept_tensor import KeptTensor
+
 _IN_PLACE = {torch.relu_, Tensor.relu_}
 _RELU = {F.relu, torch.relu, Tensor.relu} | _IN_PLACE
 _PRELU = {F.prelu, torch.prelu, Tensor.prelu}
@@ -37,7 +39,7 @@ class _Choices(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self._made: list[tuple[torch.Size, Tensor]] = []  # with the shape of the input
+        self._made: list[tuple[torch.Size, KeptTensor]] = []  # with the shape of the input
         self._position: int | None = None
 
     def rewind(self) -> None:
@@ -57,13 +59,13 @@ class _Choices(TorchFunctionMode):
         in_place = inplace or func in _IN_PLACE
         if self._position is None:
             values = torch.relu_(x) if in_place else torch.relu(x)
-            self._made.append((x.shape, values.detach()))
+            self._made.append((x.shape, KeptTensor(values)))
             return values
         return _Repeat.apply(x, self._next(x), in_place)
 
     def _prelu(self, x: Tensor, weight: Tensor) -> Tensor:
         if self._position is None:
-            self._made.append((x.shape, x.detach() <= 0))
+            self._made.append((x.shape, KeptTensor(x.detach() <= 0)))
             return torch.prelu(x, weight)
         slope = weight.view(-1, *[1] * (x.dim() - 2)) if weight.numel() > 1 else weight
         return torch.where(self._next(x), slope * x, x)
@@ -71,7 +73,7 @@ class _Choices(TorchFunctionMode):
     def _max_pool(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._position is None:
             values, chosen = F.max_pool2d(x, *args, **kwargs | {"return_indices": True})
-            self._made.append((x.shape, chosen))
+            self._made.append((x.shape, KeptTensor(chosen)))
             return values
         chosen = self._next(x)  # [..., H, W], counted within a map
         values = x.flatten(-2).gather(-1, chosen.flatten(-2)).view(chosen.shape)
@@ -85,7 +87,7 @@ class _Choices(TorchFunctionMode):
                 "the pass that was remembered: both passes must take the same images through the same layers"
             )
         self._position += 1
-        return self._made[self._position - 1][1]
+        return self._made[self._position - 1][1].read()
 
 
 class _Repeat(torch.autograd.Function):

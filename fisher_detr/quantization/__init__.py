@@ -39,6 +39,7 @@ from fisher_detr.quantization.scale_training import (
     RangeFollower,
     ScaleTraining,
     fix_scales,
+    frozen_quantizers,
     keep_scales_positive,
     learn_scales,
     learned_scales,

@@ -73,7 +73,7 @@ class FakeQuantizer(nn.Module):
             values = _WithZeroGradient.apply(x, self.scale) if self.is_learned else x
         else:
             self._require_calibrated()
-            values = self._fake_quantize(x) if self.tape is None else self._on_tape(x)
+            values = self._fake_quantize(x)
         return values if self.offset is None else values + self.offset
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -140,14 +140,9 @@ class FakeQuantizer(nn.Module):
         return f"{self.spec.bits} bits, {kind}, {self.scale.numel()} scale(s), {state}"
 
     def _fake_quantize(self, x: Tensor) -> Tensor:
-        return fake_quantize(x, self.scale, self.spec, self._level_of_zero, self._step)
-
-    def _on_tape(self, x: Tensor) -> Tensor:
-        return self.tape.round(x, self._fake_quantize, self.scale, self._level_of_zero, self.spec, self._step)
-
-    @property
-    def _level_of_zero(self) -> Tensor | int:
-        return 0 if self.spec.symmetric else self.zero_point
+        zero_point = 0 if self.spec.symmetric else self.zero_point
+        function = self.tape.fake_quantize if self.tape else fake_quantize
+        return function(x, self.scale, self.spec, zero_point, self._step)
 
     def _require_calibrated(self) -> None:
         if not self.is_calibrated:

@@ -77,8 +77,8 @@ def fake_quantize(
     """Quantize and dequantize, with straight-through gradients of any order.
 
     The forward value equals `dequantize(quantize(x))` bit for bit. The gradient with respect to `x` is 1
-    where `x` lies inside the range and 0 where it is clipped. A `scale` that requires gradient receives that
-    of a learned step.
+    where `x` lies inside the range and 0 where it is clipped (exactly half a step beyond it: either). A
+    `scale` that requires gradient receives that of a learned step.
 
     Args:
         x: `[C, ...]` values; half precision is computed in float32.
@@ -130,7 +130,9 @@ class _FakeQuantize(torch.autograd.Function):
         # Clipping hides an infinite value, and a kernel turns NaN into a level: it spoils the scale instead.
         values, inside = _values(x, scale + 0 * x.sum(), zero, spec)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x, scale, values if ctx.needs_input_grad[1] else None, inside)
+            learned = ctx.needs_input_grad[1]
+            kept = x if learned or inside is None else None
+            ctx.save_for_backward(kept, scale, values if learned else None, inside)
         ctx.zero, ctx.spec, ctx.step = zero, spec, step
         return values
 
@@ -223,23 +225,15 @@ def _where_inside(grad: Tensor, x: Tensor, scale: Tensor, zero: Tensor | int, sp
     return torch.ops.aten.hardtanh_backward(grad, x, low * step, high * step)
 
 
-def dot(left: Tensor, right: Tensor) -> Tensor:
-    """Sum of products; where there is no gradient to come, without a tensor of products."""
-    if (
-        left.stride() == right.stride()
-        and not torch.is_grad_enabled()
-        and _is_dense(left)
-        and _is_dense(right)
-    ):
-        return torch.dot(*(torch.as_strided(x, (x.numel(),), (1,)) for x in (left, right)))
-    return (left * right).sum()
-
-
 def _dot(left: Tensor, right: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
     """Sum of products over the values of each scale, of the shape of `scale`."""
     if spec.per_channel:
-        return (left * right).sum(tuple(range(1, left.dim())))
-    return dot(left, right).view_as(scale)
+        return (left * right).flatten(1).sum(1)
+    if left.stride() == right.stride() and not torch.is_grad_enabled():
+        flat = [torch.as_strided(x, (x.numel(),), (1,)) for x in (left, right) if _is_dense(x)]
+        if len(flat) == 2:
+            return torch.dot(*flat).view_as(scale)  # no tensor of products
+    return (left * right).sum().view_as(scale)
 
 
 def _is_dense(x: Tensor) -> bool:

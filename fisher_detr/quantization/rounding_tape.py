@@ -4,11 +4,10 @@ Between the two gradients of a finite difference (method.md section 4) an activa
 level, and rounding would turn this into noise. A frozen quantizer moves what it gave before instead.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from fisher_detr.quantization.primitives import LearnedStep, move_quantized
+from fisher_detr.layers.kept_tensor import KeptTensor
+from fisher_detr.quantization.primitives import LearnedStep, fake_quantize, move_quantized
 from fisher_detr.structures import QuantSpec
 
 
@@ -17,40 +16,30 @@ class RoundingTape:
 
     def __init__(self):
         """Start recording."""
-        self._entries: list[tuple[Tensor, Tensor]] = []  # inputs and outputs
+        self._entries: list[tuple[KeptTensor, KeptTensor]] = []  # inputs and outputs
         self._position: int | None = None
 
     def rewind(self) -> None:
         """Repeat from the first call on."""
         self._position = 0
 
-    def round(
-        self,
-        x: Tensor,
-        quantized: Callable[[Tensor], Tensor],
-        scale: Tensor,
-        zero_point: Tensor | int,
-        spec: QuantSpec,
-        step: LearnedStep,
+    def fake_quantize(
+        self, x: Tensor, scale: Tensor, spec: QuantSpec, zero_point: Tensor | int, step: LearnedStep
     ) -> Tensor:
         """Fake-quantize while recording; afterwards move the outputs of then, with the gradients of then.
 
-        Args:
-            x: input of the quantizer.
-            quantized: fake-quantizes.
-            scale: of the quantizer, `[1]`.
-            zero_point: level of the value 0.
-            spec: width and range.
-            step: how the gradient of a learned scale is formed.
+        Args as in `primitives.fake_quantize`.
 
         Raises:
-            RuntimeError: there were fewer calls before, or of another shape.
+            RuntimeError: there were fewer calls before, or of another shape; or a tensor of then was changed
+                in place.
         """
         if self._position is None:
-            values = quantized(x)
-            self._entries.append((x.detach(), values.detach()))
+            values = fake_quantize(x, scale, spec, zero_point, step)
+            self._entries.append((KeptTensor(x), KeptTensor(values)))
             return values
-        return move_quantized(x, *self._next(x), scale, spec, zero_point, step)
+        before, values = self._next(x)
+        return move_quantized(x, before, values, scale, spec, zero_point, step)
 
     def _next(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._position >= len(self._entries) or self._entries[self._position][0].shape != x.shape:
@@ -59,4 +48,5 @@ class RoundingTape:
                 "the pass that was recorded: both passes must take the same images through the same layers"
             )
         self._position += 1
-        return self._entries[self._position - 1]
+        before, values = self._entries[self._position - 1]
+        return before.read(), values.read()

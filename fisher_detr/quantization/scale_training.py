@@ -15,6 +15,7 @@ from fisher_detr.quantization.fake_quantizer import (
     activation_quantizers,
     is_training_pass,
 )
+from fisher_detr.quantization.layers import QuantizedLayer
 from fisher_detr.quantization.primitives import StepGradient
 from fisher_detr.quantization.selection import quantized_layers
 from fisher_detr.structures import ScaleMethod
@@ -34,7 +35,7 @@ class ScaleTraining(enum.StrEnum):
 def learn_scales(model: nn.Module, weights: ScaleTraining, activations: ScaleTraining) -> None:
     """Turn scales into parameters where they are learned; before the optimizer is built.
 
-    Scales of a layer whose weight is frozen stay: nothing has to be propagated back into it.
+    Not those of a layer whose weight is frozen: nothing has to be propagated back into it.
 
     Args:
         model: a quantized model, whose scales need not be set yet.
@@ -47,26 +48,35 @@ def learn_scales(model: nn.Module, weights: ScaleTraining, activations: ScaleTra
     weights, activations = ScaleTraining(weights), ScaleTraining(activations)
     if weights is ScaleTraining.PACT:
         raise ValueError("PACT learns where activations are clipped: train the weights' scales by lsq")
-    layers = quantized_layers(model).values()
+    frozen = frozen_quantizers(model)
     if weights is ScaleTraining.LSQ:
-        for layer in (layer for layer in layers if layer.weight.requires_grad):
-            values = layer.weight.numel() // layer.weight_quantizer.scale.numel()
-            layer.weight_quantizer.learn_scale(StepGradient.LSQ, values)
+        for layer in quantized_layers(model).values():
+            if layer.weight_quantizer not in frozen:
+                values = layer.weight.numel() // layer.weight_quantizer.scale.numel()
+                layer.weight_quantizer.learn_scale(StepGradient.LSQ, values)
     if activations in (ScaleTraining.LSQ, ScaleTraining.PACT):
-        frozen = {layer.input_quantizer for layer in layers if not layer.weight.requires_grad}
         for quantizer in activation_quantizers(model).values():
             if quantizer not in frozen:
                 quantizer.learn_scale(StepGradient(str(activations)))
 
 
+def frozen_quantizers(model: nn.Module) -> set[FakeQuantizer]:
+    """Of weights and inputs of the layers whose weight is frozen; attention's products have no weight."""
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    frozen = [layer for layer in layers if not layer.weight.requires_grad]
+    return {layer.weight_quantizer for layer in frozen} | {layer.input_quantizer for layer in frozen}
+
+
 @torch.no_grad()
 def start_steps(model: nn.Module) -> None:
-    """Set the scales of all weights as LSQ starts: `2 mean|w| / sqrt(qmax)` (arXiv 1902.08153, section 2.1).
+    """Set the scales of weights as LSQ starts: `2 mean|w| / sqrt(qmax)` (arXiv 1902.08153, section 2.1).
 
-    A channel of zeros gets scale 1.
+    Not of frozen ones, which would never leave it. A channel of zeros gets scale 1.
     """
     for layer in quantized_layers(model).values():
         quantizer = layer.weight_quantizer
+        if not layer.weight.requires_grad:
+            continue
         rows = layer.weight.flatten(1) if quantizer.spec.per_channel else layer.weight.reshape(1, -1)
         scale = 2 * rows.abs().mean(1) / quantizer.spec.qmax**0.5
         quantizer.set_scale(torch.where(scale > 0, scale, 1.0))

@@ -328,3 +328,13 @@ def test_model_that_gives_one_loss():
         TypeError, match=f"gives a Tensor in training, expected a dict of losses, which {LOSS_NAME}"
     ):
         model(make_batch())
+
+
+def test_second_backward_pass_fails():
+    """It would multiply the given gradients again."""
+    model = make_net()
+    attached(Given(5.0), model)
+    loss = sum(model(make_batch()).values())
+    loss.backward(retain_graph=True)
+    with pytest.raises(TypeError):
+        loss.backward()

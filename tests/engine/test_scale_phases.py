@@ -318,3 +318,15 @@ def test_closed_phases_leave_the_model_unwatched():
     assert not any(quantizer._forward_pre_hooks for quantizer in activation_quantizers(model).values())
     with pytest.raises(RuntimeError, match="not calibrated"):
         model(images(0))
+
+
+def test_model_whose_quantized_layers_are_all_frozen():
+    """Its head in float is trained: there is nothing to learn, and nothing to complain of."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    prepare(model, bits=4, skip=("1",))
+    phases = ScalePhases(model, make_schedule())
+    phases.close()
+    model[0].requires_grad_(True)
+    with pytest.raises(RuntimeError, match="weights are no parameters: .* freeze layers before it"):
+        ScalePhases(model, make_schedule())

@@ -262,7 +262,7 @@ def test_by_hand(method):
     apart, unused = (torch.ones(2, requires_grad=True, dtype=torch.float64) for _ in range(2))
     loss = Given(lambda: (weight + offset).pow(3).sum() / 3 + apart.sum())
     found = squared_norm(loss, [offset, unused], [weight, apart], method, 1e-9)
-    assert found.value.item() == pytest.approx(1 + 16 + 256, rel=1e-12)
+    assert found.value.item() == 1 + 16 + 256
     torch.testing.assert_close(found.gradients[0], 4 * weight.detach() ** 3, rtol=1e-5, atol=0)
     assert torch.equal(found.gradients[1], torch.zeros_like(apart))
 

@@ -63,6 +63,17 @@ def test_layers_and_other_functions_pass_through():
     assert type(layer(x).grad_fn).__name__ == "ConvolutionBackward0"
 
 
+def test_arguments_by_name_and_mixed_precision():
+    x, weight, bias = (leaf.detach().float() for leaf in leaves())
+    with FastSecondDerivatives():
+        assert torch.equal(F.conv2d(input=x, weight=weight, bias=bias), F.conv2d(x, weight, bias))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = F.conv2d(x.requires_grad_(), weight, bias)
+    assert found.dtype == torch.bfloat16
+    found.float().sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
 def test_one_weight_gradient_alone_and_a_third_derivative():
     x, weight, _ = leaves(x_needs_grad=False)
     with FastSecondDerivatives():

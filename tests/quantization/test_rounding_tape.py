@@ -99,3 +99,14 @@ def test_pass_unlike_the_recorded_one():
     quantizer.tape.rewind()
     with pytest.raises(RuntimeError, match=r"call 0 .* shape \(2, 3\).* the same images"):
         quantizer(values(shape=(2, 3)))
+
+
+@pytest.mark.parametrize("changed", ["input", "output"])
+def test_tensor_that_was_changed_in_place(changed):
+    """The reference would give another rounding than the recorded one."""
+    quantizer, x = make_quantizer(), values()
+    recorded = quantizer(x)
+    (x if changed == "input" else recorded).add_(1.0)
+    quantizer.tape.rewind()
+    with pytest.raises(RuntimeError, match=r"a tensor of shape \(5, 6\) was changed in place .* new tensor"):
+        quantizer(x)

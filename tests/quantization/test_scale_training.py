@@ -101,6 +101,29 @@ def test_scales_of_frozen_layers_stay_and_nothing_is_propagated_into_them():
     assert all(scale.grad.abs().sum() > 0 for scale in learned_scales(model))
 
 
+def test_frozen_layers_that_share_their_weight():
+    torch.manual_seed(0)
+    model = Tied()
+    model.first.requires_grad_(False)
+    quantize_model(model, bits=4)
+    learn_scales(model, LSQ, LSQ)
+    learned = {name for name, module in activation_quantizers(model).items() if module.is_learned}
+    assert learned == {"third.input_quantizer"}
+    assert not model.first.weight_quantizer.is_learned and model.third.weight_quantizer.is_learned
+
+
+def test_start_of_lsq_leaves_frozen_layers_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    quantize_model(model, bits=4)
+    update_weight_scales(model)
+    before = [layer.weight_quantizer.scale.clone() for layer in model]
+    start_steps(model)
+    assert torch.equal(model[0].weight_quantizer.scale, before[0])
+    assert not torch.equal(model[1].weight_quantizer.scale, before[1])
+
+
 def test_pact_is_for_activations():
     with pytest.raises(ValueError, match="PACT learns where activations are clipped: train the weights'"):
         tied(PACT, LSQ)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fisher_detr.checkpoint import load_tensors
+from fisher_detr.engine import load_config
 from fisher_detr.model_zoo import catalog, entry, weights_path
 from fisher_detr.structures import Arm
 
@@ -38,7 +39,9 @@ def test_model_that_was_quantized_and_trained_on(publish, trained, tmp_path):
     folder = tmp_path / "qat"
     trained.run(*QAT, "MODEL.WEIGHTS", trained.output / "model_final.pth", "OUTPUT_DIR", folder)
     found = publish(*QAT, "MODEL.WEIGHTS", folder / "model_final.pth", train_seconds=5)
-    assert found.training.seconds == 5 and found.quantization.arm is Arm(found.quantization.arm)
+    assert found.training.seconds == 5 and found.quantization.arm is Arm(
+        load_config(str(trained.config)).ALLOCATION.ARM
+    )
     assert found.size_bytes < 4 * found.parameters
     assert "--eval-only" in found.command and "OUTPUT_DIR" not in found.command
     words = shlex.split(found.command)
@@ -56,6 +59,15 @@ def test_model_that_is_quantized_by_its_command(publish, trained):
     found = publish("QUANT.ENABLED", "True", "ALLOCATION.ARM", "uniform", "MODEL.WEIGHTS", weights)
     assert found.quantization.arm is Arm.UNIFORM and found.training is None and found.file is None
     assert found.size_bytes < 4 * found.parameters
+
+
+def test_widths_that_are_not_those_of_the_config(publish, trained, tmp_path):
+    folder = tmp_path / "three"
+    words = [*QAT[:2], "MODEL.WEIGHTS", trained.output / "model_final.pth", "OUTPUT_DIR", folder]
+    trained.run(*words, "ALLOCATION.AVERAGE_BITS", "3")
+    message = "are 3.0. bits wide on average, ALLOCATION.AVERAGE_BITS is 4: name the width they have"
+    with pytest.raises(SystemExit, match=message):
+        publish(*QAT, "MODEL.WEIGHTS", folder / "model_quantized.pth", train_seconds=5)
 
 
 def test_seconds_of_a_training_that_was_none(publish, trained):
