@@ -35,12 +35,11 @@ from fisher_detr.engine import (
     float_bytes,
     load_config,
     load_float,
+    load_quantized,
+    quantized_coverage,
     run_post_training,
 )
-from fisher_detr.engine.commands import load_quantized
 from fisher_detr.model_zoo import Measured, Metric, Quantization, Training, ZooEntry, write_entry
-from fisher_detr.quantization.coverage import coverage_report
-from fisher_detr.quantization.selection import weight_groups
 from fisher_detr.structures import Arm
 
 # What is published of a rerun: two processors may order float sums in two ways.
@@ -119,7 +118,7 @@ def _quantized_bytes(cfg: CfgNode, model: nn.Module) -> int:
     Raises:
         ValueError: they are not.
     """
-    report = coverage_report(model, weight_groups(model, cfg.QUANT.SKIP_LAYERS))
+    report = quantized_coverage(cfg, model)
     expected = cfg.ALLOCATION.AVERAGE_BITS
     if abs(report.average_bits - expected) > WIDTH_TOLERANCE:
         raise ValueError(

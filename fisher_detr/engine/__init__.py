@@ -1,13 +1,14 @@
 """What drives: set-up, trainer, optimizer, quantization after and in training."""
 
 from fisher_detr.engine.best_checkpoint import BestCheckpointHook
-from fisher_detr.engine.commands import evaluate, load_float, run_training_command, train
+from fisher_detr.engine.commands import evaluate, load_float, load_quantized, run_training_command, train
 from fisher_detr.engine.compare import (
     ArmResult,
     evaluate_arms,
     evaluate_full_precision,
     evaluate_plan,
     float_bytes,
+    quantized_coverage,
 )
 from fisher_detr.engine.console import ProgressBar
 from fisher_detr.engine.defaults import device_type, load_config, setup
@@ -44,7 +45,9 @@ __all__ = [
     "float_bytes",
     "load_config",
     "load_float",
+    "load_quantized",
     "prepare",
+    "quantized_coverage",
     "run_post_training",
     "run_training_command",
     "setup",

@@ -13,6 +13,7 @@ from torch import nn
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.modeling import DetrBase
+from fisher_detr.quantization import CoverageReport, coverage_report, weight_groups
 from fisher_detr.structures import Arm, BitAllocation
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,11 @@ def float_bytes(model: nn.Module) -> int:
     """Bytes of parameters and buffers in float32, each tensor once; batch counters and constants aside."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     return sum(4 * tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def quantized_coverage(cfg: CfgNode, model: nn.Module) -> CoverageReport:
+    """What is and is not quantized of a quantized model that was loaded."""
+    return coverage_report(model, weight_groups(model, cfg.QUANT.SKIP_LAYERS))
 
 
 def _evaluate(cfg: CfgNode, model: DetrBase, name: str) -> tuple[dict[str, Any], str]:

@@ -8,7 +8,12 @@ from fisher_detr.quantization.calibration import (
     set_activation_ranges,
     unobserved,
 )
-from fisher_detr.quantization.coverage import CoverageReport, ProductCoverage, WeightCoverage
+from fisher_detr.quantization.coverage import (
+    CoverageReport,
+    ProductCoverage,
+    WeightCoverage,
+    coverage_report,
+)
 from fisher_detr.quantization.fake_quantizer import (
     ActivationQuantizer,
     FakeQuantizer,
@@ -52,6 +57,7 @@ from fisher_detr.quantization.selection import (
     layer_infos,
     quantizable_layers,
     quantized_layers,
+    weight_groups,
 )
 from fisher_detr.quantization.swap import quantize_model
 from fisher_detr.quantization.tracing import trace_products
