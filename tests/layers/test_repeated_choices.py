@@ -36,6 +36,17 @@ def values_and_gradient(function, x):
     return values, torch.autograd.grad((values * weights).sum(), leaf)[0]
 
 
+def repeated(function, first, second):
+    """Of both inputs under the choices of the first, which changes nothing for the first itself."""
+    with repeating_choices() as rewind:
+        recorded = values_and_gradient(function, first)
+        rewind()
+        found = values_and_gradient(function, second)
+    expected = values_and_gradient(function, first)
+    assert all(torch.equal(one, other) for one, other in zip(recorded, expected, strict=True))
+    return recorded, found
+
+
 @pytest.mark.parametrize("name", RELUS)
 def test_units_that_are_off_stay_off(name):
     first, second = random(4, 50), random(4, 50, seed=1)
@@ -67,29 +78,18 @@ PRELUS = {
 def test_slopes_stay_as_they_were(name):
     first, second = random(4, 5, 10), random(4, 5, 10, seed=1)
     function = nn.Module.double(PRELUS[name]) if name == "module" else PRELUS[name]
-    with repeating_choices() as rewind:
-        recorded = values_and_gradient(function, first)
-        rewind()
-        found, gradient = values_and_gradient(function, second)
-    expected = values_and_gradient(function, first)
-    assert all(torch.equal(one, other) for one, other in zip(recorded, expected, strict=True))
+    recorded, (found, gradient) = repeated(function, first, second)
     slopes = torch.linspace(0.1, 0.5, 5, dtype=first.dtype).view(5, 1) if name == "of channels" else 0.3
     torch.testing.assert_close(found, torch.where(first <= 0, slopes * second, second), rtol=1e-6, atol=0)
-    torch.testing.assert_close(gradient, expected[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, recorded[1], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_maxima_stay_where_they_were(name, layout):
     first, second = (random(2, 3, 9, 12, seed=seed).contiguous(memory_format=layout) for seed in (0, 1))
-    pool = POOLS[name]
-    with repeating_choices() as rewind:
-        recorded = values_and_gradient(pool, first)
-        rewind()
-        found, gradient = values_and_gradient(pool, second)
-    expected = values_and_gradient(pool, first)
-    assert all(torch.equal(one, other) for one, other in zip(recorded, expected, strict=True))
-    assert torch.equal(gradient, expected[1])
+    recorded, (found, gradient) = repeated(POOLS[name], first, second)
+    assert torch.equal(gradient, recorded[1])
     assert found.stride() == recorded[0].stride()
     for image, channel, row, column in ((0, 0, 0, 0), (1, 2, 2, 3), (1, 1, 3, 4)):
         value = recorded[0][image, channel, row, column]
