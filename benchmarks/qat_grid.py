@@ -4,15 +4,16 @@
     python -m benchmarks.qat_grid --cells deformable --jobs 2 --output benchmarks/results/street_qat.json
 
 Trains what is not trained yet, goes on where a run was cut off, evaluates what is not evaluated yet, and
-writes the tables from what there is: the same command again does only what is missing. Every arm of a cell
-starts from the same quantized model, and seed s sees the same images in every arm.
+writes the tables from what there is: the same command again does only what is missing. What was measured is
+kept for each run in --results, so that the grid can be shared by machines: carry these files. Every arm of
+a cell starts from the same quantized model, and seed s sees the same images in every arm.
 """
 
 import argparse
 import dataclasses
-import functools
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from fisher_detr.engine import load_config
 from fisher_detr.files import read_json, write_json
 
 PENALTY = "QUANT.QAT.PENALTY.WEIGHT"
+RESULTS = ROOT / "benchmarks" / "results" / "street_qat"
 FEW = 200  # training images of the cell in which the paper finds the effect large
 # Results by cell, arm and seed.
 Results = dict[str, dict[str, dict[int, dict]]]
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("val", "test"), help="to evaluate on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "qat_grid")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="of the single runs")
     parser.add_argument("--output", help="results file (JSON)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values for all runs")
     args = parser.parse_args()
@@ -115,16 +118,18 @@ def runs_of(name: str, args: argparse.Namespace) -> list[Run]:
     runs = []
     for arm, of_arm in arms.items():
         keys = (*common, *of_arm)
-        make = functools.partial(Run, cell.config, arm, keys=keys, settings=digest(cell.config, keys))
+        of_cell = (keys, digest(cell.config, keys), folder, cfg.MODEL.WEIGHTS, args.results)
         seeds = (0,) if arm in (FULL, PTQ) else args.seeds or cell.seeds
-        runs += [make(seed=seed, cell=folder, teacher=cfg.MODEL.WEIGHTS) for seed in seeds]
-    quantize(runs[0], common, digest(cell.config, common))
+        runs += [Run(cell.config, arm, seed, *of_cell) for seed in seeds]
+    if not all(run.result(args.split).exists() for run in runs):
+        quantize(runs[0], common, digest(cell.config, common))
     return runs
 
 
 def digest(config: str, keys: Sequence[str]) -> str:
-    """Of all settings of a run: a default that has changed makes another one of it."""
-    return hashlib.sha256(load_config(str(ROOT / config), list(keys)).dump().encode()).hexdigest()
+    """Of all settings of a run but the device: a default that has changed makes another one of it."""
+    cfg = load_config(str(ROOT / config), [*keys, "MODEL.DEVICE", "cpu"])
+    return hashlib.sha256(cfg.dump().encode()).hexdigest()
 
 
 def do_runs(runs: list[Run], args: argparse.Namespace) -> tuple[Results, list[str]]:
@@ -148,7 +153,7 @@ def fewer_images(cfg: CfgNode, count: int, folder: Path) -> tuple[str, ...]:
     if not count:
         return ()
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    path = folder / "train.json"
+    path = Path(os.path.relpath(folder / "train.json", ROOT))  # the same in every checkout
     if not path.exists():
         whole = read_json(metadata.json_file, "annotations")
         images = sorted(whole["images"], key=lambda image: image["id"])[:count]

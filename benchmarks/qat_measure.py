@@ -7,11 +7,13 @@ Leaves `result_SPLIT.json` in the folder.
 
 import argparse
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from pycocotools.coco import COCO
 
 from fisher_detr.critical import resolve_category_sets
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
@@ -19,12 +21,14 @@ from fisher_detr.engine import Trainer, load_config, load_float
 from fisher_detr.engine.commands import load_quantized
 from fisher_detr.engine.post_training import float_model_for_quantization, image_losses
 from fisher_detr.engine.qat import critical_set, is_quantized
-from fisher_detr.files import write_json
+from fisher_detr.evaluation import BootstrapAP, bootstrap_ap, complete_ground_truth
+from fisher_detr.files import read_json, write_json
 from fisher_detr.fisher import estimate_fisher
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import quantizable_layers, quantized_layers, weight_offsets
 
 ROOT = Path(__file__).resolve().parents[1]
+RESAMPLES = 1000  # of the images that are evaluated
 IMAGES = 256  # of each split, for losses and traces
 
 
@@ -50,29 +54,45 @@ def measure(cfg: CfgNode) -> dict:
         cfg: of the training, with the checkpoint and the split to evaluate on.
 
     Returns:
-        `metrics` (of "bbox"), `detections` (file of the trained-for set's), `annotations` and `category_ids`
-        to score them by, `target` and `others` (names of the critical sets), and for `train` and `evaluated`
-        mean `loss` and `trace` over images.
+        `metrics` (of "bbox"), `target` and `others` (names of the critical sets), `resampled` (AP of the
+        target on resamples of the images, see `packed`), and for `train` and `evaluated` mean `loss` and
+        `trace` over images.
     """
     model = load_quantized(cfg) if is_quantized(cfg.MODEL.WEIGHTS) else load_float(cfg)
     metrics = Trainer.test(cfg, model)["bbox"]
     target, split = cfg.CRITICAL.TARGET, cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(split)
-    ids = {index: id_ for id_, index in metadata.thing_dataset_id_to_contiguous_id.items()}
     sets = resolve_category_sets(cfg.CRITICAL.SETS, metadata)
-    detections = Path(cfg.OUTPUT_DIR, "inference", split, f"critical_{target}_results.json")
     if not quantized_layers(model):
         float_model_for_quantization(model, cfg.QUANT.FOLD_NORM)  # the same weights as the quantized one
     return {
         "metrics": {name: None if np.isnan(value) else value for name, value in metrics.items()},
         "target": target,
         "others": [chosen.name for chosen in sets if chosen.name != target],
-        "detections": str(detections),
-        "annotations": str(metadata.json_file),
-        "category_ids": [ids[index] for index in critical_set(cfg).indices],
+        "resampled": packed(resampled(cfg, metadata)),
         "train": critical_statistics(cfg, model, cfg.DATASETS.TRAIN[0]),
         "evaluated": critical_statistics(cfg, model, split),
     }
+
+
+def resampled(cfg: CfgNode, metadata: Metadata) -> BootstrapAP:
+    """AP of the target on resamples of the images, from the detections of an evaluation."""
+    path = Path(cfg.OUTPUT_DIR, "inference", metadata.name, f"critical_{cfg.CRITICAL.TARGET}_results.json")
+    ids = {index: id_ for id_, index in metadata.thing_dataset_id_to_contiguous_id.items()}
+    category_ids = [ids[index] for index in critical_set(cfg).indices]
+    ground_truth = complete_ground_truth(COCO(metadata.json_file))
+    detections = {"run": read_json(path, "detections")}
+    return bootstrap_ap(ground_truth, detections, category_ids, RESAMPLES)["run"]
+
+
+def packed(estimate: BootstrapAP) -> dict:
+    """For JSON: `point`, `samples` in one string, `draw`."""
+    return dataclasses.asdict(estimate) | {"samples": " ".join(f"{value:.3f}" for value in estimate.samples)}
+
+
+def unpacked(found: dict) -> BootstrapAP:
+    """What was `packed`."""
+    return BootstrapAP(found["point"], np.array(found["samples"].split(), dtype=float), found["draw"])
 
 
 def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[str, float]:

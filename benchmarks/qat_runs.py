@@ -26,6 +26,7 @@ class Run:
         settings: digest of the whole config with these keys.
         cell: folder of the cell.
         teacher: checkpoint in full precision.
+        results: folder of what was measured, of all cells.
     """
 
     config: str
@@ -35,11 +36,16 @@ class Run:
     settings: str
     cell: Path
     teacher: str
+    results: Path
 
     @property
     def folder(self) -> Path:
         """Where it leaves its files."""
         return self.cell / self.arm / f"seed{self.seed}"
+
+    def result(self, split: str) -> Path:
+        """What was measured on a split; here or on another machine."""
+        return self.results / self.cell.name / self.arm / f"seed{self.seed}_{split}.json"
 
     @property
     def start(self) -> Path:
@@ -68,18 +74,29 @@ def train_and_measure(run: Run, split: str) -> dict:
     """Do what is missing of a run; returns what was measured.
 
     Raises:
-        ValueError: the folder has a run of other settings, or of another start.
+        ValueError: the files that are there are of other settings, or of another start.
     """
-    result = run.folder / f"result_{split}.json"
-    settings = {"config": run.config, "keys": list(run.keys), "settings": run.settings}
-    claim(run.folder, settings | {"start": sha256_of(run.start)})
-    if not run.checkpoint.exists():
-        train(run)
-    if not result.exists():
-        say(f"measuring {run.cell.name} {run.arm} seed {run.seed} on {split}")
-        command = ["-m", "benchmarks.qat_measure", run.config, str(run.checkpoint), str(run.folder), split]
-        python(*command, *run.keys)
-    return read_json(result, "result") | {"minutes": minutes(run.folder)}
+    path = run.result(split)
+    if not path.exists():
+        start = sha256_of(run.start)
+        settings = {"config": run.config, "keys": list(run.keys), "settings": run.settings}
+        claim(run.folder, settings | {"start": start})
+        if not run.checkpoint.exists():
+            train(run)
+        of_run = {"settings": run.settings, "start": start, "minutes": minutes(run.folder)}
+        write_json(path, measure(run, split) | of_run)
+    found = read_json(path, "result")
+    if found["settings"] != run.settings:
+        raise ValueError(f"{path} was measured with other settings: name another --results, or remove it")
+    return found
+
+
+def measure(run: Run, split: str) -> dict:
+    """Evaluate what was trained."""
+    say(f"measuring {run.cell.name} {run.arm} seed {run.seed} on {split}")
+    command = ["-m", "benchmarks.qat_measure", run.config, str(run.checkpoint), str(run.folder), split]
+    python(*command, *run.keys)
+    return read_json(run.folder / f"result_{split}.json", "result")
 
 
 def claim(folder: Path, settings: dict) -> None:

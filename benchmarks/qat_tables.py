@@ -1,16 +1,13 @@
 """The tables of benchmarks/qat_grid.py: means and spreads over seeds, and paired differences."""
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
-from pycocotools.coco import COCO
 
-from fisher_detr.evaluation import BootstrapAP, average, bootstrap_ap, complete_ground_truth
+from benchmarks.qat_measure import RESAMPLES, unpacked
+from fisher_detr.evaluation import BootstrapAP, average
 from fisher_detr.model_zoo import describe_study
 
-RESAMPLES = 1000
 BASELINE, PROPOSED = "qat", "qat_critical"
 RIVALS = ("qat_overall", "qat_reweighted")
 # Of every run: what the column says, and where the number is.
@@ -95,13 +92,7 @@ def over_seeds(gains: Sequence[BootstrapAP]) -> BootstrapAP:
 
 
 def _gain(run: dict, baseline: dict) -> BootstrapAP:
-    ground_truth = complete_ground_truth(COCO(run["annotations"]))
-    detections = {
-        name: json.loads(Path(of["detections"]).read_text())
-        for name, of in (("run", run), ("baseline", baseline))
-    }
-    found = bootstrap_ap(ground_truth, detections, run["category_ids"], RESAMPLES)
-    return found["run"] - found["baseline"]
+    return unpacked(run["resampled"]) - unpacked(baseline["resampled"])
 
 
 def _less(of: Callable[[dict], float | None], run: dict, other: dict) -> float | None:

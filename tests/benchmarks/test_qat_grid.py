@@ -1,18 +1,21 @@
 """What the grid of trainings does again, refuses, and makes of its results."""
 
 import argparse
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from benchmarks import qat_grid, qat_runs, qat_tables
+from benchmarks import qat_grid, qat_measure, qat_runs, qat_tables
 from benchmarks.qat_runs import FULL, PTQ, Run
 from fisher_detr.evaluation import BootstrapAP
 
 
 def make_run(tmp_path, arm="qat", keys=(), settings="a", seed=1):
-    run = Run("configs/street/detr_small_qat.yaml", arm, seed, keys, settings, tmp_path / "cell", "float.pth")
+    config, results = "configs/street/detr_small_qat.yaml", tmp_path / "results"
+    run = Run(config, arm, seed, keys, settings, tmp_path / "cell", "float.pth", results)
     run.start.parent.mkdir(parents=True, exist_ok=True)
     run.start.write_bytes(b"quantized")
     return run
@@ -39,7 +42,8 @@ def processes(monkeypatch):
 
 def test_only_what_is_missing_is_done(tmp_path, processes):
     run = make_run(tmp_path)
-    assert qat_runs.train_and_measure(run, "val") == {"metrics": {"AP": 1.0}, "minutes": None}
+    found = qat_runs.train_and_measure(run, "val")
+    assert found["metrics"] == {"AP": 1.0} and found["minutes"] is None
     assert [arguments[:2] for arguments in processes] == [
         ("tools/train_net.py", "--config-file"),
         ("-m", "benchmarks.qat_measure"),
@@ -48,6 +52,17 @@ def test_only_what_is_missing_is_done(tmp_path, processes):
     assert len(processes) == 2
     qat_runs.train_and_measure(run, "test")
     assert processes[2][5] == "test" and len(processes) == 3
+
+
+def test_what_another_machine_has_measured_is_taken(tmp_path, processes):
+    run = make_run(tmp_path)
+    found = qat_runs.train_and_measure(run, "val")
+    shutil.rmtree(run.cell)
+    assert qat_runs.train_and_measure(run, "val") == found and len(processes) == 2
+    with pytest.raises(
+        ValueError, match=r"seed1_val.json was measured with other settings: name another --res"
+    ):
+        qat_runs.train_and_measure(dataclasses.replace(run, settings="b"), "val")
 
 
 def test_a_training_that_was_cut_off_is_resumed(tmp_path, processes):
@@ -60,7 +75,7 @@ def test_a_training_that_was_cut_off_is_resumed(tmp_path, processes):
 
 @pytest.mark.parametrize("change", ["keys", "settings", "start"])
 def test_files_of_other_settings_are_not_taken(tmp_path, processes, change):
-    qat_runs.train_and_measure(make_run(tmp_path), "val")
+    qat_runs.train_and_measure(make_run(tmp_path), "test")
     other = make_run(
         tmp_path, **{change: ("A", "1") if change == "keys" else "b"} if change != "start" else {}
     )
@@ -127,6 +142,13 @@ def test_interval_knows_that_seeds_differ():
     assert found.point == 1.0 and set(np.unique(found.samples)) == {-1.0, 1.0, 3.0}
     low, high = found.interval()
     assert low == pytest.approx(-1.0, abs=0.2) and high == pytest.approx(3.0, abs=0.2)
+
+
+def test_samples_are_kept_to_the_digits_that_count():
+    estimate = BootstrapAP(51.2, np.array([50.0004, 52.3, np.nan]), "draw")
+    found = qat_measure.unpacked(json.loads(json.dumps(qat_measure.packed(estimate))))
+    assert (found.point, found.draw) == (51.2, "draw")
+    np.testing.assert_allclose(found.samples, estimate.samples, atol=1e-3)
 
 
 def test_spread_of_a_sample():
