@@ -6,13 +6,18 @@
 A step is that of Detectron2's SimpleTrainer with QATHook: forward, losses of all decoder layers, backward,
 clipping, fused AdamW, on a ResNet-50 whose stem and first stage are frozen. Weights are random, 4 bits wide,
 activations 8 bits, scales learned (LSQ). Times are means over whole intervals. Variants take turns, each in a
-process of its own; its peak memory is the resident one (on a GPU: torch's peak).
+process of its own; its peak memory is the resident one (on a GPU: torch's peak). On a CPU much depends on
+whether memory goes back to the system in between: measure another allocator too.
+
+    python -m benchmarks.bench_qat --preload libjemalloc.so.2 --output benchmarks/results/qat_jemalloc.json
 """
 
 import argparse
+import ctypes
 import dataclasses
 import itertools
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -103,11 +108,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="turns of each variant")
     parser.add_argument("--steps", type=int, default=4, help="measured steps of a turn: whole intervals")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--preload", help="library with the memory allocator; default: the C library")
     parser.add_argument("--output", help="results file (JSON)")
     parser.add_argument("--only", nargs=2, metavar=("MODEL", "INDEX"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.steps % max(INTERVALS):
         parser.error(f"--steps is {args.steps}, expected whole intervals: a multiple of {max(INTERVALS)}")
+    if args.preload:
+        try:
+            ctypes.CDLL(args.preload)  # the dynamic linker goes on without one that it does not find
+        except OSError as error:
+            parser.error(f"--preload {args.preload}: {error}; on Debian libjemalloc.so.2 is in libjemalloc2")
     if args.only:
         print(json.dumps(measure(args.only[0], VARIANTS[int(args.only[1])], args)))
         return
@@ -125,7 +136,8 @@ def take_turns(model: str, args: argparse.Namespace) -> dict[str, list[dict]]:
         for key in ("size", "batch", "steps", "device"):
             if getattr(args, key):
                 command += [f"--{key}", str(getattr(args, key))]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        environment = os.environ | ({"LD_PRELOAD": args.preload} if args.preload else {})
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment)
         found = json.loads(done.stdout.splitlines()[-1])
         turns[VARIANTS[index].name].append(found)
         print(model, VARIANTS[index].name, found, file=sys.stderr)
@@ -186,10 +198,10 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
             }
         )
     text = (
-        f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; {args.rounds} turns of {args.steps} steps "
-        "after those that warm up; medians of means over whole intervals. Aimed for: a QAT step at most 1.3 "
-        "times a plain one; every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image "
-        "1.75 and 2.25."
+        f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from "
+        f"{args.preload or 'the C library'}; {args.rounds} turns of {args.steps} steps after those that warm "
+        "up; medians of means over whole intervals. Aimed for: a QAT step at most 1.3 times a plain one; "
+        "every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."
     )
     program = "python -m benchmarks.bench_qat"
     return describe_study(program, "Steps of quantization-aware training", [text], tables)

@@ -26,7 +26,7 @@ DOORS = {
     "evaluation": {"structures", "critical", "data", "quantization", "layers"},
     "report": {"structures", "critical", "data", "quantization"},
     "export": {"structures", "critical", "data", "quantization"},
-    "checkpoint": {"structures"},
+    "checkpoint": {"structures", "quantization"},
     "engine": {
         "config",
         "structures",

@@ -23,12 +23,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from fisher_detr.checkpoint import GROUPS_KEY
+from fisher_detr.checkpoint import save_weights, weights_name
 from fisher_detr.engine import (
     environment,
     evaluate,
@@ -87,19 +87,22 @@ def publish(args: argparse.Namespace) -> Path:
 
 
 def publish_trained(cfg: CfgNode, args: argparse.Namespace) -> Path:
-    """Evaluate a trained model; ship its weights without optimizer and schedule."""
+    """Evaluate a trained model; ship its weights without optimizer and schedule, packed where quantized."""
     model = load_quantized(cfg) if cfg.QUANT.ENABLED else load_float(cfg)
-    shipped = {"MODEL.WEIGHTS": f"{SHIPPED}/{args.name}.pth"}
+    shipped = {"MODEL.WEIGHTS": f"{SHIPPED}/{weights_name(args.name, model)}"}
     command = _command(args, ["--eval-only"], shipped)
     size = _quantized_bytes(cfg, model) if cfg.QUANT.ENABLED else float_bytes(model)
     entry = _entry(cfg, args, model, command, size)
     by_config = f"python tools/train_net.py --config-file {args.config_file}"
     training = Training(args.train_command or by_config, args.train_seconds)
+    quantization = _quantization(cfg) if cfg.QUANT.ENABLED else None
+    info = {
+        "config": cfg.dump(),
+        "categories": list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes),
+        "metrics": {name: metric.value for name, metric in entry["metrics"].items()},
+    }
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"{args.name}.pth")
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        torch.save({"model": weights, GROUPS_KEY: model.query_groups}, file)
-        quantization = _quantization(cfg) if cfg.QUANT.ENABLED else None
+        file = save_weights(folder, args.name, model, info)
         return write_entry(ZooEntry(**entry, training=training, quantization=quantization), file)
 
 

@@ -10,6 +10,7 @@ from fisher_detr.checkpoint.manifest import ConversionManifest
 from fisher_detr.checkpoint.query_rows import GROUPS_KEY
 from fisher_detr.checkpoint.restore_file import restore_official_file
 from fisher_detr.checkpoint.tensors import load_tensors
+from fisher_detr.checkpoint.weights_file import save_weights, weights_name
 
 __all__ = [
     "COCO_ROWS",
@@ -27,5 +28,7 @@ __all__ = [
     "load_backbone",
     "load_tensors",
     "restore_official_file",
+    "save_weights",
     "spelled",
+    "weights_name",
 ]

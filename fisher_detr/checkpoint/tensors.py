@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from fisher_detr.quantization import is_packed, load_packed
+
 
 def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a `.pth` file with `weights_only=True`, onto the CPU.
+    """Read a `.pth` file with `weights_only=True`, or a packed model, onto the CPU.
 
     Of classes that are no plain container only `argparse.Namespace` is admitted, in which official
     checkpoints keep their settings.
@@ -18,6 +20,9 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: the file is corrupt, or holds anything but tensors and plain containers.
     """
+    if is_packed(path):
+        packed = load_packed(path)
+        return {"model": packed.state} | packed.info
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -31,6 +31,13 @@ from fisher_detr.quantization.packed import (
     packed_bytes,
     unpack_levels,
 )
+from fisher_detr.quantization.packed_file import (
+    PACKED_SUFFIX,
+    PackedModel,
+    is_packed,
+    load_packed,
+    save_packed,
+)
 from fisher_detr.quantization.perturbation import frozen_rounding, weight_offsets
 from fisher_detr.quantization.primitives import (
     LearnedStep,

@@ -32,11 +32,18 @@ def test_clock_counts_what_other_hooks_do(first):
     assert sum(clock.seconds[:2]) >= 2 * 0.04
 
 
-def test_parts_of_intervals_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench_qat.py", "--steps", "6"])
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("--steps", "6", "--steps is 6, expected whole intervals: a multiple of 4"),
+        ("--preload", "libnone.so", "libnone.so: cannot open shared object file"),
+    ],
+)
+def test_bad_options_are_refused(monkeypatch, capsys, option, value, message):
+    monkeypatch.setattr(sys, "argv", ["bench_qat.py", option, value])
     with pytest.raises(SystemExit):
         bench_qat.main()
-    assert "--steps is 6, expected whole intervals: a multiple of 4" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_quantized_step_is_measured():
@@ -46,7 +53,7 @@ def test_a_quantized_step_is_measured():
 
 
 def test_table_has_times_relative_to_plain_and_to_quantized_steps():
-    args = argparse.Namespace(rounds=2, steps=4, size=None, batch=None)
+    args = argparse.Namespace(rounds=2, steps=4, size=None, batch=None, preload=None)
     turns = {
         variant.name: [{"seconds": [1.0 + i, 3.0 + i], "peak_bytes": 2**30 * (1 + i)} for _ in range(2)]
         for i, variant in enumerate(bench_qat.VARIANTS)

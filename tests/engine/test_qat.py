@@ -13,7 +13,7 @@ from detectron2.engine import HookBase, default_argument_parser
 from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
 from fisher_detr.engine import Trainer, commands, load_config, run_training_command
 from fisher_detr.engine.qat import is_quantized, stored_widths
-from fisher_detr.quantization import learned_scales, quantized_layers
+from fisher_detr.quantization import learned_scales, quantized_layers, save_packed
 from tests.engine.tiny_coco import make_tiny_coco, write_annotations, write_config
 
 START = "start/model_quantized.pth"
@@ -285,6 +285,15 @@ def test_quantized_weights_are_where_the_training_starts(work, quantized, traine
     again = {"MODEL.WEIGHTS": tmp_path / "model_final.pth", "QUANT.QAT.WEIGHT_SCALE": "minmax"}
     work.run(tmp_path / "again", again)
     assert quantizations == []
+
+
+def test_a_packed_model_is_where_the_training_starts(work, quantized, tmp_path, quantizations, trainers):
+    path, stored = tmp_path / "packed.safetensors", load_tensors(quantized)
+    save_packed(path, stored["model"])
+    work.run(tmp_path / "trained", {"MODEL.WEIGHTS": path})
+    assert quantizations == [] and is_quantized(str(path))
+    layers = quantized_layers(trainers[0].model)
+    assert {name: layer.weight_quantizer.spec.bits for name, layer in layers.items()} == stored["bits"]
 
 
 def test_what_is_quantized(work, quantized, tmp_path):
