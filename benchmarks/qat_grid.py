@@ -28,6 +28,8 @@ from fisher_detr.engine import load_config
 from fisher_detr.files import read_json, write_json
 
 PENALTY = "QUANT.QAT.PENALTY.WEIGHT"
+LAMBDA = "0.0001"  # the best of those in results/street_qat_lambda.json
+SHORT, LONG = ("SOLVER.MAX_ITER", "500"), ("SOLVER.MAX_ITER", "800")
 RESULTS = ROOT / "benchmarks" / "results" / "street_qat"
 FEW = 200  # training images of the cell in which the paper finds the effect large
 # Results by cell, arm and seed.
@@ -64,16 +66,16 @@ ARMS: dict[str, tuple[str, ...]] = {
     PTQ: (),
     "qat": (),
     "qat_distill": ("QUANT.QAT.DISTILL.ENABLED", "True"),
-    "qat_overall": (PENALTY, "1.0", "QUANT.QAT.PENALTY.OBJECTIVE", "overall"),
-    "qat_critical": (PENALTY, "1.0"),
+    "qat_overall": (PENALTY, LAMBDA, "QUANT.QAT.PENALTY.OBJECTIVE", "overall"),
+    "qat_critical": (PENALTY, LAMBDA),
     "qat_reweighted": ("CRITICAL.TRAIN_WEIGHT", "1.0"),
 }
 PAIR = (FULL, PTQ, "qat", "qat_critical")
 CELLS = {
-    "deformable": Cell("deformable_detr", tuple(ARMS), (1, 2, 3, 4, 5)),
-    "detr": Cell("detr", PAIR, (1, 2, 3)),
-    "dab": Cell("dab_detr", PAIR, (1, 2, 3)),
-    "few_images": Cell("deformable_detr", PAIR, (1, 2, 3), ("SOLVER.MAX_ITER", "1600"), FEW),
+    "deformable": Cell("deformable_detr", tuple(ARMS), (1, 2, 3, 4, 5), SHORT),
+    "few_images": Cell("deformable_detr", PAIR, (1, 2, 3), LONG, FEW),
+    "detr": Cell("detr", PAIR, (1, 2, 3), SHORT),
+    "dab": Cell("dab_detr", PAIR, (1, 2, 3), SHORT),
     # Is what uniform widths lose won back, and how far does training take 2 bits?
     "uniform": Cell("deformable_detr", PAIR[:3], (1,), ("ALLOCATION.ARM", "uniform")),
     "two_bits": Cell("deformable_detr", (*PAIR[:3], "qat_distill"), (1,), ("ALLOCATION.AVERAGE_BITS", "2.0")),
@@ -153,7 +155,8 @@ def fewer_images(cfg: CfgNode, count: int, folder: Path) -> tuple[str, ...]:
     if not count:
         return ()
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    path = Path(os.path.relpath(folder / "train.json", ROOT))  # the same in every checkout
+    # The same settings in every checkout.
+    path, images_at = (Path(os.path.relpath(x, ROOT)) for x in (folder / "train.json", metadata.image_root))
     if not path.exists():
         whole = read_json(metadata.json_file, "annotations")
         images = sorted(whole["images"], key=lambda image: image["id"])[:count]
@@ -161,7 +164,7 @@ def fewer_images(cfg: CfgNode, count: int, folder: Path) -> tuple[str, ...]:
         annotations = [a for a in whole["annotations"] if a["image_id"] in kept]
         write_json(path, whole | {"images": images, "annotations": annotations})
     name = f"few_{count}"
-    register = [*cfg.DATASETS.REGISTER, f"{name}:{path}:{metadata.image_root}"]
+    register = [*cfg.DATASETS.REGISTER, f"{name}:{path}:{images_at}"]
     return ("DATASETS.REGISTER", repr(register), "DATASETS.TRAIN", f"('{name}',)")
 
 
