@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from pycocotools.coco import COCO
+from scipy.stats import spearmanr
 
 from fisher_detr.critical import resolve_category_sets
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
@@ -55,8 +56,7 @@ def measure(cfg: CfgNode) -> dict:
 
     Returns:
         `metrics` (of "bbox"), `target` and `others` (names of the critical sets), `resampled` (AP of the
-        target on resamples of the images, see `packed`), and for `train` and `evaluated` mean `loss` and
-        `trace` over images.
+        target on resamples of the images, see `packed`), and for `train` and `evaluated` what `describe` says.
     """
     model = load_quantized(cfg) if is_quantized(cfg.MODEL.WEIGHTS) else load_float(cfg)
     metrics = Trainer.test(cfg, model)["bbox"]
@@ -96,7 +96,7 @@ def unpacked(found: dict) -> BootstrapAP:
 
 
 def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[str, float]:
-    """Mean critical loss of an image; trace of its Fisher information at the weights that are multiplied."""
+    """Critical loss of an image, and trace of its Fisher information at the weights that are multiplied."""
     records = sample_calibration_images(DatasetCatalog.get(data_set), IMAGES, seed=0)
     mapper = DetrDatasetMapper(cfg, is_train=False)
     of_both = image_losses(model.eval(), critical_set(cfg))
@@ -114,7 +114,27 @@ def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[st
             layers = quantizable_layers(model, cfg.QUANT.SKIP_LAYERS)
             weights = {name: layer.weight for name, layer in layers.items()}
         fisher = estimate_fisher(critical, weights, records, progress=False)
-    return {"loss": float(np.mean(losses)), "trace": float(fisher.traces["critical"].sum())}
+    return describe(np.array(losses), fisher.image_traces["critical"].sum(axis=1))
+
+
+def describe(losses: np.ndarray, traces: np.ndarray) -> dict[str, float]:
+    """Means, and what the trace is made of.
+
+    Args:
+        losses: of the images, `[N]`.
+        traces: squared norms of their gradients, `[N]`.
+
+    Returns:
+        `loss` and `trace`, `top_tenth` (part of the trace that the tenth of the images with the largest has),
+        `rank_correlation` (Spearman's, of an image's loss and trace).
+    """
+    largest = np.sort(traces)[::-1][: max(1, len(traces) // 10)]
+    return {
+        "loss": float(losses.mean()),
+        "trace": float(traces.mean()),
+        "top_tenth": float(largest.sum() / traces.sum()),
+        "rank_correlation": float(spearmanr(losses, traces).statistic),
+    }
 
 
 if __name__ == "__main__":

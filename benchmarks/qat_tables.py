@@ -19,6 +19,8 @@ COLUMNS = {
     "gap of L_F": lambda r: r["evaluated"]["loss"] - r["train"]["loss"],
     "tr I_F on train": lambda r: r["train"]["trace"],
     "tr I_F evaluated": lambda r: r["evaluated"]["trace"],
+    "of it in a tenth": lambda r: r["evaluated"]["top_tenth"],
+    "rank correlation": lambda r: r["evaluated"]["rank_correlation"],
     "minutes": lambda r: r["minutes"],
 }
 PAIRED = ("AP", "APcrit of the others", "gap of L_F", "tr I_F on train", "tr I_F evaluated")
@@ -38,7 +40,8 @@ def describe(found: dict[str, dict[str, Runs]], split: str) -> dict:
     text = (
         "Mean and standard deviation over seeds. Gap: critical loss of an evaluated image less that of a "
         "training image (256 each). Trace: of the critical Fisher information at the weights that are "
-        "multiplied."
+        "multiplied; then the part of it that the tenth of the images with the largest gradients has, and the "
+        "rank correlation of an image's squared gradient with its loss."
     )
     title = f"Quantization-aware training with the Fisher-trace penalty, street {split}"
     return describe_study("python -m benchmarks.qat_grid", title, [text], tables)

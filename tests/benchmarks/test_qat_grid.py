@@ -151,6 +151,15 @@ def test_samples_are_kept_to_the_digits_that_count():
     np.testing.assert_allclose(found.samples, estimate.samples, atol=1e-3)
 
 
+def test_what_the_trace_is_made_of():
+    losses, traces = np.arange(20.0), np.arange(20.0) ** 2
+    found = qat_measure.describe(losses, traces)
+    assert found["loss"] == 9.5 and found["trace"] == pytest.approx(123.5)
+    assert found["top_tenth"] == pytest.approx((18**2 + 19**2) / traces.sum())
+    assert found["rank_correlation"] == pytest.approx(1.0)
+    assert qat_measure.describe(-losses, traces)["rank_correlation"] == pytest.approx(-1.0)
+
+
 def test_spread_of_a_sample():
     assert qat_tables._spread([1.0, None, 3.0]) == "2.00 ± 1.41"
     assert qat_tables._spread([1.0], "+") == "+1.00" and qat_tables._spread([None]) == ""
