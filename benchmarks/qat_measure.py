@@ -56,7 +56,8 @@ def measure(cfg: CfgNode) -> dict:
 
     Returns:
         `metrics` (of "bbox"), `target` and `others` (names of the critical sets), `resampled` (AP of the
-        target on resamples of the images, see `packed`), and for `train` and `evaluated` what `describe` says.
+        target on resamples of the images, see `packed`), and for `train` and `evaluated` what `describe`
+        says.
     """
     model = load_quantized(cfg) if is_quantized(cfg.MODEL.WEIGHTS) else load_float(cfg)
     metrics = Trainer.test(cfg, model)["bbox"]

@@ -40,8 +40,8 @@ def describe(found: dict[str, dict[str, Runs]], split: str) -> dict:
     text = (
         "Mean and standard deviation over seeds. Gap: critical loss of an evaluated image less that of a "
         "training image (256 each). Trace: of the critical Fisher information at the weights that are "
-        "multiplied; then the part of it that the tenth of the images with the largest gradients has, and the "
-        "rank correlation of an image's squared gradient with its loss."
+        "multiplied; then the part of it that the tenth of the images with the largest gradients has, and "
+        "the rank correlation of an image's squared gradient with its loss."
     )
     title = f"Quantization-aware training with the Fisher-trace penalty, street {split}"
     return describe_study("python -m benchmarks.qat_grid", title, [text], tables)
