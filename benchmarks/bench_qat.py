@@ -13,7 +13,6 @@ whether memory goes back to the system in between: measure another allocator too
 """
 
 import argparse
-import ctypes
 import dataclasses
 import itertools
 import json
@@ -114,11 +113,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps % max(INTERVALS):
         parser.error(f"--steps is {args.steps}, expected whole intervals: a multiple of {max(INTERVALS)}")
-    if args.preload:
-        try:
-            ctypes.CDLL(args.preload)  # the dynamic linker goes on without one that it does not find
-        except OSError as error:
-            parser.error(f"--preload {args.preload}: {error}; on Debian libjemalloc.so.2 is in libjemalloc2")
+    if args.preload and (error := preload_error(args.preload)):
+        parser.error(f"--preload {args.preload}: {error}; on Debian libjemalloc.so.2 is in libjemalloc2")
     if args.only:
         print(json.dumps(measure(args.only[0], VARIANTS[int(args.only[1])], args)))
         return
@@ -126,6 +122,13 @@ def main() -> None:
     if args.output:
         write_json(args.output, results)
     print(json.dumps(results["tables"], indent=1))
+
+
+def preload_error(library: str) -> str:
+    """What the dynamic linker says, which goes on without a library that it does not find."""
+    environment = os.environ | {"LD_PRELOAD": library}
+    done = subprocess.run([sys.executable, "-c", ""], env=environment, capture_output=True, text=True)
+    return done.stderr.strip()
 
 
 def take_turns(model: str, args: argparse.Namespace) -> dict[str, list[dict]]:

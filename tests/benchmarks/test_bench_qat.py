@@ -36,7 +36,7 @@ def test_clock_counts_what_other_hooks_do(first):
     "option, value, message",
     [
         ("--steps", "6", "--steps is 6, expected whole intervals: a multiple of 4"),
-        ("--preload", "libnone.so", "libnone.so: cannot open shared object file"),
+        ("--preload", "libnone.so", "object 'libnone.so' from LD_PRELOAD cannot be preloaded"),
     ],
 )
 def test_bad_options_are_refused(monkeypatch, capsys, option, value, message):
