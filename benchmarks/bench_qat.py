@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Speed and peak memory of quantization-aware training, with and without the Fisher-trace penalty.
+r"""Speed and peak memory of quantization-aware training, with and without the Fisher-trace penalty.
 
     python -m benchmarks.bench_qat --output benchmarks/results/qat_cpu.json
 
@@ -9,7 +9,8 @@ activations 8 bits, scales learned (LSQ). Times are means over whole intervals. 
 process of its own; its peak memory is the resident one (on a GPU: torch's peak). On a CPU much depends on
 whether memory goes back to the system in between: measure another allocator too.
 
-    python -m benchmarks.bench_qat --preload libjemalloc.so.2 --output benchmarks/results/qat_jemalloc.json
+    MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1 python -m benchmarks.bench_qat \
+        --preload libjemalloc.so.2 --output benchmarks/results/qat_jemalloc.json
 """
 
 import argparse
@@ -131,6 +132,12 @@ def preload_error(library: str) -> str:
     return done.stderr.strip()
 
 
+def allocator(library: str | None) -> str:
+    """Where memory comes from, in words."""
+    settings = os.environ.get("MALLOC_CONF")
+    return (library or "the C library") + (f" with MALLOC_CONF={settings}" if library and settings else "")
+
+
 def take_turns(model: str, args: argparse.Namespace) -> dict[str, list[dict]]:
     """Measure the variants of one model one after the other, several times."""
     turns: dict[str, list[dict]] = {variant.name: [] for variant in VARIANTS}
@@ -202,7 +209,7 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         )
     text = (
         f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from "
-        f"{args.preload or 'the C library'}; {args.rounds} turns of {args.steps} steps after those that warm "
+        f"{allocator(args.preload)}; {args.rounds} turns of {args.steps} steps after those that warm "
         "up; medians of means over whole intervals. Aimed for: a QAT step at most 1.3 times a plain one; "
         "every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."
     )
