@@ -1,17 +1,19 @@
 """One training of the grid (`qat_grid`): made, gone on with and measured by processes of one core each."""
 
+import contextlib
 import dataclasses
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fisher_detr.files import read_json, sha256_of, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL, PTQ = "full_precision", "ptq"  # arms that train nothing
+ATTEMPTS = "attempts.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,29 +124,30 @@ def train(run: Run) -> None:
     keys += ("SEED", str(run.seed), "OUTPUT_DIR", str(run.folder), "DATASETS.TEST", "()")
     resume = ("--resume",) if (run.folder / "last_checkpoint").exists() else ()
     say(f"training {run.cell.name} {run.arm} seed {run.seed}")
-    train_net(run.config, *resume, *run.keys, *keys)
+    with timed(run.folder):
+        train_net(run.config, *resume, *run.keys, *keys)
+
+
+@contextlib.contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Write down when an attempt begins and ends; one that was killed ended with its last metrics."""
+    path, metrics = folder / ATTEMPTS, folder / "metrics.json"
+    attempts = read_json(path, "attempts") if path.exists() else []
+    if attempts and attempts[-1]["end"] is None:
+        attempts[-1]["end"] = metrics.stat().st_mtime if metrics.exists() else attempts[-1]["start"]
+    attempts.append({"start": time.time(), "end": None})
+    write_json(path, attempts)
+    yield
+    attempts[-1]["end"] = time.time()
+    write_json(path, attempts)
 
 
 def minutes(folder: Path) -> float | None:
-    """Time of the iterations of a training, those of its last attempt at each; None: nothing was trained."""
-    path = folder / "metrics.json"
+    """Time of a training, all attempts together; None: nothing was trained."""
+    path = folder / ATTEMPTS
     if not path.exists():
         return None
-    lines = {line["iteration"]: line["time"] for line in map(_parse, path.read_text().splitlines()) if line}
-    before, seconds = -1, 0.0
-    for iteration, time in sorted(lines.items()):
-        seconds += time * (iteration - before)
-        before = iteration
-    return seconds / 60
-
-
-def _parse(line: str) -> dict | None:
-    """A line that says how long an iteration took; others, and one that was cut off, say nothing."""
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return found if "time" in found else None
+    return sum(attempt["end"] - attempt["start"] for attempt in read_json(path, "attempts")) / 60
 
 
 def train_net(config: str, *arguments: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -43,7 +44,7 @@ def processes(monkeypatch):
 def test_only_what_is_missing_is_done(tmp_path, processes):
     run = make_run(tmp_path)
     found = qat_runs.train_and_measure(run, "val")
-    assert found["metrics"] == {"AP": 1.0} and found["minutes"] is None
+    assert found["metrics"] == {"AP": 1.0} and found["minutes"] < 1
     assert [arguments[:2] for arguments in processes] == [
         ("tools/train_net.py", "--config-file"),
         ("-m", "benchmarks.qat_measure"),
@@ -107,11 +108,21 @@ def test_what_is_not_trained_is_measured(tmp_path, processes, monkeypatch, arm):
     assert checkpoint == str(tmp_path / "float.pth" if arm == FULL else run.start)
 
 
-def test_minutes_are_those_of_the_iterations(tmp_path):
-    lines = [{"iteration": 19, "time": 3.0}, {"iteration": 39, "time": 9.0}, {"iteration": 39, "AP": 1.0}]
-    lines += [{"iteration": 39, "time": 1.5}]  # after a resume
-    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"iterat')
-    assert qat_runs.minutes(tmp_path) == pytest.approx((20 * 3.0 + 20 * 1.5) / 60)
+def test_minutes_are_those_of_all_attempts(tmp_path, monkeypatch):
+    """The second of three was killed while it trained, and wrote its metrics 100 seconds after it began."""
+    now = [1000.0]
+    monkeypatch.setattr(qat_runs.time, "time", lambda: now[0])
+    assert qat_runs.minutes(tmp_path) is None
+    with qat_runs.timed(tmp_path):
+        now[0] += 60
+    with pytest.raises(KeyboardInterrupt), qat_runs.timed(tmp_path):
+        (tmp_path / "metrics.json").touch()
+        os.utime(tmp_path / "metrics.json", (now[0] + 100, now[0] + 100))
+        now[0] += 150
+        raise KeyboardInterrupt
+    with qat_runs.timed(tmp_path):
+        now[0] += 20
+    assert qat_runs.minutes(tmp_path) == pytest.approx((60 + 100 + 20) / 60)
 
 
 def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch):
