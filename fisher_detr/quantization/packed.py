@@ -9,8 +9,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.quantization.layers import QuantizedLayer
-from fisher_detr.quantization.primitives import dequantize
+from fisher_detr.quantization.primitives import dequantize, quantize
 from fisher_detr.quantization.selection import quantized_layers
 from fisher_detr.structures import SCALE_BYTES, QuantSpec
 
@@ -51,16 +50,24 @@ def packed_bytes(numel: int, num_scales: int, bits: int) -> int:
 
 def pack_weights(model: nn.Module) -> dict[str, PackedWeight]:
     """Pack the weights of all quantized layers of a calibrated model, by layer name."""
-    return {name: pack_weight(layer) for name, layer in quantized_layers(model).items()}
+    layers = quantized_layers(model)
+    return {
+        name: pack_weight(layer.weight, layer.weight_quantizer.scale, layer.weight_quantizer.spec)
+        for name, layer in layers.items()
+    }
 
 
 @torch.no_grad()
-def pack_weight(layer: QuantizedLayer) -> PackedWeight:
-    """Pack the weight of a calibrated quantized layer."""
-    quantizer = layer.weight_quantizer
-    levels = quantizer.quantize(layer.weight)
-    packed = pack_levels(levels, quantizer.spec.bits)
-    return PackedWeight(packed, quantizer.scale.detach().clone(), tuple(levels.shape), quantizer.spec)
+def pack_weight(weight: Tensor, scale: Tensor, spec: QuantSpec) -> PackedWeight:
+    """Pack a weight.
+
+    Raises:
+        ValueError: a scale is not positive: the quantizer is not calibrated.
+    """
+    if not (scale > 0).all():
+        raise ValueError("the weight quantizer is not calibrated: there is no scale to pack the weight by")
+    levels = pack_levels(quantize(weight, scale, spec), spec.bits)
+    return PackedWeight(levels, scale.detach().clone(), tuple(weight.shape), spec)
 
 
 def pack_levels(levels: Tensor, bits: int) -> Tensor:
