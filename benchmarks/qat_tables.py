@@ -44,7 +44,20 @@ def describe(found: dict[str, dict[str, Runs]], split: str) -> dict:
         "the rank correlation of an image's squared gradient with its loss."
     )
     title = f"Quantization-aware training with the Fisher-trace penalty, street {split}"
-    return describe_study("python -m benchmarks.qat_grid", title, [text], tables)
+    return describe_study("python -m benchmarks.qat_grid", title, [text, *starts(found)], tables)
+
+
+def starts(found: dict[str, dict[str, Runs]]) -> list[str]:
+    """Which cells did not begin with one model: machines add in orders of their own, so digests may differ."""
+    digests = {
+        cell: {run["start"] for runs in arms.values() for run in runs.values()}
+        for cell, arms in found.items()
+    }
+    return [
+        f"The runs of {cell} began with {len(of_cell)} quantized models, made by the same settings."
+        for cell, of_cell in digests.items()
+        if len(of_cell) > 1
+    ]
 
 
 def _means(cell: str, arms: dict[str, Runs], split: str) -> dict:

@@ -145,6 +145,13 @@ def test_pairs_are_of_the_same_seed():
     assert len(qat_tables.paired({0: {"a": 0}}, others)) == 3
 
 
+def test_several_starts_are_told():
+    found = {"a": {"qat": {1: {"start": "x"}, 2: {"start": "y"}}}, "b": {"qat": {1: {"start": "x"}}}}
+    assert qat_tables.starts(found) == [
+        "The runs of a began with 2 quantized models, made by the same settings."
+    ]
+
+
 def test_interval_knows_that_seeds_differ():
     """Two seeds that disagree by 4, on images without noise: it reaches from one to the other."""
     samples = np.zeros(1000)
