@@ -48,7 +48,7 @@ def describe(found: dict[str, dict[str, Runs]], split: str) -> dict:
 
 
 def starts(found: dict[str, dict[str, Runs]]) -> list[str]:
-    """Which cells did not begin with one model: machines add in orders of their own, so digests may differ."""
+    """Cells that did not begin with one model: machines add in orders of their own, so digests may differ."""
     digests = {
         cell: {run["start"] for runs in arms.values() for run in runs.values()}
         for cell, arms in found.items()
