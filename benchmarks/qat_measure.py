@@ -20,11 +20,12 @@ from fisher_detr.critical import resolve_category_sets
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine import Trainer, load_config, load_float
 from fisher_detr.engine.commands import load_quantized
-from fisher_detr.engine.post_training import float_model_for_quantization, image_losses
+from fisher_detr.engine.estimation import image_losses
+from fisher_detr.engine.post_training import float_model_for_quantization
 from fisher_detr.engine.qat import critical_set, is_quantized
 from fisher_detr.evaluation import BootstrapAP, bootstrap_ap, complete_ground_truth
 from fisher_detr.files import read_json, write_json
-from fisher_detr.fisher import estimate_fisher
+from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import quantizable_layers, quantized_layers, weight_offsets
 
@@ -103,9 +104,9 @@ def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[st
     of_both = image_losses(model.eval(), critical_set(cfg))
     losses = []
 
-    def critical(record):
-        loss = of_both(mapper(record))["critical"]
-        losses.append(loss.item())
+    def critical(batch):
+        loss = of_both([mapper(record) for record in batch])["critical"]
+        losses.extend(loss.tolist())
         return {"critical": loss}
 
     with contextlib.ExitStack() as stack:
@@ -114,7 +115,9 @@ def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[st
         else:
             layers = quantizable_layers(model, cfg.QUANT.SKIP_LAYERS)
             weights = {name: layer.weight for name, layer in layers.items()}
-        fisher = estimate_fisher(critical, weights, records, progress=False)
+        # Offsets are added to the weights: no factor of a product, so autograd has to tell images apart.
+        settings = PassSettings(GradientMethod.SINGLE, progress=False)
+        fisher = estimate_fisher(critical, weights, [[record] for record in records], settings)
     return describe(np.array(losses), fisher.image_traces["critical"].sum(axis=1))
 
 

@@ -16,6 +16,7 @@ def add_fisher_detr_config(cfg: CN) -> None:
     _add_critical(cfg)
     _add_quantization(cfg)
     _add_allocation(cfg)
+    _add_fisher(cfg)
 
 
 def _add_data(cfg: CN) -> None:
@@ -250,7 +251,8 @@ def _add_allocation(cfg: CN) -> None:
     allocation.AVERAGE_BITS = 4.0
     # Candidate widths in bits.
     allocation.WIDTHS = (2, 3, 4, 5, 6, 7, 8)
-    # Quadratic form: "diagonal" (sum F_ii d_i^2) or "block" (E[(g'd)^2]).
+    # "diagonal" (sum F_ii d_i^2), "block" (E[(g'd)^2]), "hawq_trace" (HAWQ-V2: mean of the Hessian's diagonal
+    # times the squared error) or "measured" (the losses with one layer quantized at a time).
     allocation.SENSITIVITY = "block"
     # Whether the losses of the decoder layers before the last, which do not detect, are part of L_A and L_F.
     allocation.AUX_LOSS = False
@@ -265,3 +267,21 @@ def _add_allocation(cfg: CN) -> None:
     # Files of an earlier run to take instead of computing. Empty: compute.
     allocation.SENSITIVITY_FILE = ""
     allocation.ALLOCATION_FILE = ""
+
+
+def _add_fisher(cfg: CN) -> None:
+    fisher = cfg.FISHER = CN()
+    # Calibration images of one forward and backward pass; those of a batch have one size.
+    fisher.BATCH_SIZE = 8
+    # "batched": gradients of the images of a batch from what goes into each layer and what comes back.
+    # "single": by autograd, one image at a time.
+    fisher.METHOD = "batched"
+    # Leave out a calibration image whose loss is not finite, with a warning; otherwise it is an error.
+    fisher.SKIP_BROKEN_IMAGES = False
+    # End once the standard error of the total traces is at most this part of them. 0: take all images.
+    fisher.RELATIVE_ERROR = 0.0
+    # Images after which a pass writes down what it has, so that a run that is killed goes on (three float64
+    # copies of the weights for the scales). 0: never.
+    fisher.SAVE_EVERY = 64
+    # Random vectors of each batch for the Hessian traces of ALLOCATION.SENSITIVITY hawq_trace.
+    fisher.HAWQ_PROBES = 8

@@ -26,10 +26,12 @@ class ScaleMethod(enum.StrEnum):
 
 
 class SensitivityForm(enum.StrEnum):
-    """Quadratic form of the predicted loss increase (method.md section 3)."""
+    """How the loss increase of a layer is predicted (method.md section 3)."""
 
-    DIAGONAL = "diagonal"
-    BLOCK = "block"
+    DIAGONAL = "diagonal"  # quadratic form of the Fisher diagonal
+    BLOCK = "block"  # quadratic form of the Fisher information within the layer
+    MEASURED = "measured"  # the increase itself, one layer quantized at a time
+    HAWQ_TRACE = "hawq_trace"  # mean Hessian trace times the squared error
 
 
 class Combination(enum.StrEnum):
@@ -208,9 +210,10 @@ class SensitivityTable:
         widths: W candidate widths in bits, ascending.
         terms: statistics by name, each `[L, W]` float64: the quadratic forms of `E[g_A g_A']` ("overall"),
             `E[g_A g_F']` ("cross") and `E[g_F g_F']` ("critical") on the quantization error, in units of the
-            loss squared.
-        traces: trace of each layer's Fisher information by the same names, each `[L]`.
-        form: diagonal or block.
+            loss squared. The measured form and the Hessian's have no "cross" and are in units of the loss.
+        traces: trace of each layer's Fisher information by the same names, each `[L]`; of the other forms
+            what takes its place.
+        form: where the terms come from.
         standard_errors: of the terms over images, `[L, W]` each; empty where they were not estimated.
         linear: `E[g]'d` by objective, `[L, W]` each, for study; empty where it was not estimated.
         meta: where it came from: config, image ids, seed, critical set, scale method.

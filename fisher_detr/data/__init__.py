@@ -12,7 +12,7 @@ from fisher_detr.data.register import (
     datasets_root,
     register_from_config_strings,
 )
-from fisher_detr.data.sampling import sample_calibration_images
+from fisher_detr.data.sampling import batches_of_one_size, sample_calibration_images
 from fisher_detr.data.train_loader import TrainLoader
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "GlobalBatchSampler",
     "TrainLoader",
     "aspect_ratio_groups",
+    "batches_of_one_size",
     "check_dataset",
     "class_counts",
     "complete_metadata",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,27 @@ def sample_calibration_images(records: list[dict[str, Any]], count: int, seed: i
     # RandomState's stream is frozen by NumPy; that of Generator may change between versions.
     drawn = np.random.RandomState(seed).permutation(len(ordered))[:count]
     return [ordered[i] for i in drawn]
+
+
+def batches_of_one_size(samples: Sequence[dict[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
+    """Batches that need no padding: the loss of an image is then what it is alone.
+
+    Args:
+        samples: mapped images.
+        batch_size: most images of a batch.
+
+    Returns:
+        Batches of images of one size each; sizes in the order of their first image, images of a size in
+        theirs.
+    """
+    of_size: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for sample in samples:
+        of_size.setdefault(tuple(sample["image"].shape), []).append(sample)
+    return [
+        same[first : first + batch_size]
+        for same in of_size.values()
+        for first in range(0, len(same), batch_size)
+    ]
 
 
 def _stable_key(record: dict[str, Any]) -> tuple[bool, Any, str]:

@@ -20,7 +20,7 @@ from fisher_detr.engine.qat_check import (
 )
 from fisher_detr.engine.qat_settings import PenaltyObjective
 from fisher_detr.engine.trainer_check import trainer_mistakes
-from fisher_detr.fisher import PenaltyMethod, TraceEstimate
+from fisher_detr.fisher import GradientMethod, PenaltyMethod, TraceEstimate
 from fisher_detr.modeling import BoxLoss
 from fisher_detr.quantization import RangeMethod, ScaleTraining
 from fisher_detr.structures import (
@@ -47,6 +47,7 @@ _CHOICES: dict[str, type[enum.StrEnum]] = {
     "ALLOCATION.ARM": Arm,
     "ALLOCATION.SENSITIVITY": SensitivityForm,
     "ALLOCATION.COMBINE": Combination,
+    "FISHER.METHOD": GradientMethod,
     "QUANT.QAT.WEIGHT_SCALE": ScaleTraining,
     "QUANT.QAT.ACTIVATION_SCALE": ScaleTraining,
     "QUANT.QAT.PENALTY.METHOD": PenaltyMethod,
@@ -216,6 +217,13 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
             "ALLOCATION.SENSITIVITY_FILE and ALLOCATION.ALLOCATION_FILE are both set: keep the latter to "
             "take the stored widths, the former to choose them anew"
         )
+    without_products = keys.SENSITIVITY in (SensitivityForm.MEASURED, SensitivityForm.HAWQ_TRACE)
+    if (keys.ARM, keys.COMBINE) == (Arm.FISHER_CRITICAL, Combination.SQUARE_OF_SUM) and without_products:
+        yield (
+            f"ALLOCATION.COMBINE is {keys.COMBINE}, and the sensitivity {keys.SENSITIVITY} has no products "
+            f"of two gradients: set it to {Combination.SUM_OF_NORMALIZED}"
+        )
+    yield from _fisher(cfg)
     try:
         Objective(keys.OVERALL_WEIGHT, keys.CRITICAL_WEIGHT)
     except ValueError as error:
@@ -224,6 +232,15 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
         yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
     elif keys.ARM == Arm.FISHER_CRITICAL:
         yield "CRITICAL.TARGET is empty: ALLOCATION.ARM fisher_critical needs a critical set, name it there"
+
+
+def _fisher(cfg: CfgNode) -> Iterator[str]:
+    keys = cfg.FISHER
+    for key, least in (("BATCH_SIZE", 1), ("SAVE_EVERY", 0), ("HAWQ_PROBES", 1)):
+        if keys[key] < least:
+            yield f"FISHER.{key} is {keys[key]}, expected {least} or more"
+    if not 0 <= keys.RELATIVE_ERROR < 1:
+        yield f"FISHER.RELATIVE_ERROR is {keys.RELATIVE_ERROR:g}, expected 0 (all images) or more, below 1"
 
 
 def _critical_training(cfg: CfgNode) -> Iterator[str]:

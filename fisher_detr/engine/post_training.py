@@ -17,15 +17,10 @@ from torch import Tensor
 from fisher_detr.allocation import allocate_arm
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
+from fisher_detr.engine.estimation import Estimator
+from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.files import sha256_of
-from fisher_detr.fisher import (
-    FisherEstimate,
-    LossFn,
-    diagonal_sensitivity,
-    estimate_block_sensitivity,
-    estimate_fisher,
-)
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import (
     CoverageReport,
@@ -45,7 +40,6 @@ from fisher_detr.structures import (
     LayerInfo,
     Objective,
     ScaleMethod,
-    SensitivityForm,
     SensitivityTable,
 )
 
@@ -75,6 +69,8 @@ class PostTrainingQuantizer:
         settings: QuantSettings,
         critical: CategorySet | None = None,
         provenance: Mapping[str, Any] | None = None,
+        fisher_settings: FisherSettings | None = None,
+        folder: str | None = None,
     ):
         """Fold and freeze the norms of the model, in place.
 
@@ -84,12 +80,16 @@ class PostTrainingQuantizer:
             settings: how to quantize.
             critical: the set C of the critical objective; None: no critical objective.
             provenance: stored with the sensitivities: weights, data sets, seed.
+            fisher_settings: how to estimate.
+            folder: where an estimate that is cut off leaves what it has; None: nowhere.
         """
         self.model = float_model_for_quantization(model, settings.fold_norm)
         self.samples = samples
         self.settings = settings
         self.critical = critical
         self.provenance = dict(provenance or {})
+        self.fisher_settings = fisher_settings or FisherSettings()
+        self.folder = folder
         self._tables: dict[Objective, SensitivityTable] = {}
 
     @classmethod
@@ -117,7 +117,13 @@ class PostTrainingQuantizer:
             "box_loss": cfg.CRITICAL.BOX_LOSS,
         }
         return cls(
-            model, [mapper(record) for record in drawn], QuantSettings.from_config(cfg), critical, provenance
+            model,
+            [mapper(record) for record in drawn],
+            QuantSettings.from_config(cfg),
+            critical,
+            provenance,
+            FisherSettings.from_config(cfg),
+            cfg.OUTPUT_DIR,
         )
 
     @functools.cached_property
@@ -133,9 +139,18 @@ class PostTrainingQuantizer:
         }
 
     @functools.cached_property
-    def fisher(self) -> FisherEstimate:
-        """Fisher diagonals of L_A and, with a critical set, of L_F."""
-        return estimate_fisher(self._loss_fn, self.weights, self.samples)
+    def estimator(self) -> Estimator:
+        """Of what follows from the gradients of L_A and, with a critical set, of L_F."""
+        return Estimator(
+            self.model,
+            self.samples,
+            self.weights,
+            self.critical,
+            self.settings.aux_loss,
+            self.fisher_settings,
+            self.folder,
+            self._origin,
+        )
 
     def objective(self, arm: Arm) -> Objective:
         """What an arm minimises.
@@ -153,7 +168,7 @@ class PostTrainingQuantizer:
         """The Fisher diagonal that weighs the scales of an arm, where they are weighted."""
         if self.settings.scale is not ScaleMethod.FISHER:
             return None
-        return self.fisher.combined(self.objective(arm))
+        return self.estimator.fisher.combined(self.objective(arm))
 
     def sensitivity(self, arm: Arm) -> SensitivityTable:
         """Sensitivity of every layer and width to the actual quantization error under an arm's scales."""
@@ -212,28 +227,23 @@ class PostTrainingQuantizer:
             weight = self.weights[name]
             return quantization_error(weight, bits, settings.scale, settings.per_channel, importance)
 
-        if settings.form is SensitivityForm.DIAGONAL:
-            return diagonal_sensitivity(self.fisher, error, self.layers, settings.widths, self._meta(arm))
-        estimate = estimate_block_sensitivity(
-            self._loss_fn, self.weights, self.samples, error, self.layers, settings.widths
-        )
-        return estimate.table(self._meta(arm))
-
-    @functools.cached_property
-    def _loss_fn(self) -> LossFn:
-        return image_losses(self.model, self.critical, self.settings.aux_loss)
+        return self.estimator.sensitivity(settings.form, error, self.layers, settings.widths, self._meta(arm))
 
     def _meta(self, arm: Arm) -> dict[str, Any]:
         """Where a table comes from, as plain JSON."""
-        meta = {
-            "objective": dataclasses.asdict(self.objective(arm)),
+        return {"objective": dataclasses.asdict(self.objective(arm)), **self._origin}
+
+    @functools.cached_property
+    def _origin(self) -> dict[str, Any]:
+        """What all tables have in common, as plain JSON."""
+        origin = {
             "settings": dataclasses.asdict(self.settings),
             "critical_set": dataclasses.asdict(self.critical) if self.critical else None,
             "image_ids": [sample["image_id"] for sample in self.samples],
             "torch": torch.__version__,
             **self.provenance,
         }
-        return json.loads(json.dumps(meta))
+        return json.loads(json.dumps(origin))
 
     def _check_origin(self, table: SensitivityTable, arm: Arm) -> None:
         """A table of other images is welcome; one of another model or question is a mistake."""
@@ -262,20 +272,6 @@ def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
         "sha256 of the weights": meta.get("weights_sha256"),
         **{key: settings.get(key) for key in keys},
     }
-
-
-def image_losses(model: DetrBase, critical: CategorySet | None, aux_loss: bool = True) -> LossFn:
-    """Loss callable of one image: `overall` L_A and, with a set, `critical` L_F of the same forward."""
-    sets = {"overall": None} if critical is None else {"overall": None, "critical": critical}
-
-    def losses(sample: dict[str, Any]) -> dict[str, Tensor]:
-        objectives = model.objectives([sample], list(sets.values()), across_ranks=False, aux_loss=aux_loss)
-        return {
-            name: torch.stack(list(terms.values())).sum()
-            for name, terms in zip(sets, objectives, strict=True)
-        }
-
-    return losses
 
 
 def float_model_for_quantization(model: DetrBase, fold_norm: bool) -> DetrBase:

@@ -1,8 +1,13 @@
 """Fisher information and sensitivity, from a loss callable and named parameters."""
 
-from fisher_detr.fisher.block import BlockEstimate, estimate_block_sensitivity
-from fisher_detr.fisher.diagonal import ErrorFn, FisherEstimate, diagonal_sensitivity, estimate_fisher
-from fisher_detr.fisher.gradients import LossFn, image_gradients
+from fisher_detr.fisher.agreement import MisrankedLayer, PredictionCheck, RankAgreement
+from fisher_detr.fisher.diagonal import FisherEstimate, PassKeeper, estimate_fisher
+from fisher_detr.fisher.gradients import GradientMethod, LossFn, image_gradients
+from fisher_detr.fisher.hutchinson import HessianTraces, estimate_hessian_traces, hawq_sensitivity
+from fisher_detr.fisher.image_pass import ImagePass, PassSettings
+from fisher_detr.fisher.measurement import MeasuredChanges, evaluate_losses, measure_loss_changes
+from fisher_detr.fisher.pass_file import PassFile
+from fisher_detr.fisher.sensitivity import ErrorFn, SensitivityEstimate, estimate_sensitivity
 from fisher_detr.fisher.statistics import standard_error
 from fisher_detr.fisher.trace_penalty import (
     PenaltyMethod,
@@ -12,21 +17,38 @@ from fisher_detr.fisher.trace_penalty import (
     require_twice_differentiable,
     squared_norm,
 )
+from fisher_detr.fisher.validation import validate_prediction
+from fisher_detr.fisher.weight_products import UncaughtWeightError
 
 __all__ = [
-    "BlockEstimate",
     "ErrorFn",
     "FisherEstimate",
+    "GradientMethod",
+    "HessianTraces",
+    "ImagePass",
     "LossFn",
+    "MeasuredChanges",
+    "MisrankedLayer",
+    "PassFile",
+    "PassKeeper",
+    "PassSettings",
     "PenaltyMethod",
+    "PredictionCheck",
+    "RankAgreement",
     "RepeatableLoss",
+    "SensitivityEstimate",
     "SquaredNorm",
     "TraceEstimate",
-    "diagonal_sensitivity",
-    "estimate_block_sensitivity",
+    "UncaughtWeightError",
     "estimate_fisher",
+    "estimate_hessian_traces",
+    "estimate_sensitivity",
+    "evaluate_losses",
+    "hawq_sensitivity",
     "image_gradients",
+    "measure_loss_changes",
     "require_twice_differentiable",
     "squared_norm",
     "standard_error",
+    "validate_prediction",
 ]

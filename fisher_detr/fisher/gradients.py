@@ -1,105 +1,87 @@
-"""Per-image gradients of several objectives from one forward pass."""
+"""Gradients of every image of a batch, of several objectives from one forward pass, layer by layer."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from fisher_detr.fisher.statistics import inner_products
+from fisher_detr.fisher.weight_products import Visitor, WeightProducts
 
-LossFn = Callable[[Any], Mapping[str, Tensor]]
-# Objective -> layer -> gradient of the shape of the layer's weight.
-Gradients = dict[str, dict[str, Tensor]]
+# Images of a batch -> losses by objective, `[B]` each: of every image alone.
+LossFn = Callable[[Sequence[Any]], Mapping[str, Tensor]]
+# Losses of a batch -> positions of the images to differentiate.
+Select = Callable[[Mapping[str, Tensor]], Sequence[int]]
+
+
+class GradientMethod(enum.StrEnum):
+    """How the gradients of the images of a batch are told apart."""
+
+    BATCHED = "batched"  # multiplied from what goes into a layer and what comes back
+    SINGLE = "single"  # by autograd, from batches of one image: any operator
 
 
 def image_gradients(
-    loss_fn: LossFn, parameters: Mapping[str, Tensor], samples: Iterable[Any], progress: bool = True
-) -> Iterator[tuple[str, Gradients]]:
-    """Differentiate every objective on one image at a time: one forward, one backward for each objective.
+    loss_fn: LossFn,
+    parameters: Mapping[str, Tensor],
+    batch: Sequence[Any],
+    visitor: Visitor,
+    method: GradientMethod = GradientMethod.BATCHED,
+    select: Select | None = None,
+) -> dict[str, Tensor]:
+    """Differentiate every objective on every image of a batch: one forward pass.
 
-    The gradients of one image are freed before the next. Weights that are frozen (`requires_grad` False) take
-    part and are as before afterwards. A weight that an objective does not depend on has gradient zero.
+    Frozen weights (`requires_grad` False) take part and are as before afterwards. Nothing is left in `.grad`.
 
     Args:
-        loss_fn: maps a sample (one image) to scalar losses by objective, the same objectives for every image.
-            It must depend on that image alone: a model in eval mode (no dropout, no batch statistics).
+        loss_fn: maps the batch to losses by objective, `[B]` each. The loss of an image must not depend on
+            the other images: a model in eval mode (no dropout, no batch statistics).
         parameters: weights by layer name; leaf tensors, each listed once.
-        samples: the images.
-        progress: show a progress bar, on a terminal.
+        batch: B images; one image for the method SINGLE.
+        visitor: called with layer, position of the image in the batch, and its gradients of the O objectives
+            `[O, *weight.shape]`; not for a layer on which no objective depends.
+        method: how the images are told apart.
+        select: chooses the images to differentiate; None: all.
 
-    Yields:
-        What to call the image in messages, and its gradients.
-
-    Raises:
-        ValueError: no samples, an aliased weight, or a loss that is not a finite scalar.
-    """
-    _check_parameters(parameters)
-    objectives: tuple[str, ...] = ()
-    constant: set[str] = set()
-    with _requiring_grad(parameters):
-        images = tqdm(samples, desc="Fisher information", unit="image", disable=None if progress else True)
-        for index, sample in enumerate(images):
-            image = describe_sample(index, sample)
-            with torch.enable_grad():  # not around the loop: the caller's code runs between images
-                losses = loss_fn(sample)
-            objectives = objectives or tuple(losses)
-            _check_losses(losses, objectives, image)
-            unreached = {objective for objective, loss in losses.items() if not loss.requires_grad}
-            constant = unreached if index == 0 else constant & unreached
-            yield image, _differentiate(losses, parameters)
-    if not objectives:
-        raise ValueError("no samples: the Fisher information needs at least one image")
-    if constant:
-        hint = "they were computed under torch.no_grad() or depend on no weight"
-        raise ValueError(f"losses {sorted(constant)} have no gradient on any image: {hint}")
-
-
-def describe_sample(index: int, sample: Any) -> str:
-    """Name an image in a message: its position and, for Detectron2's dictionaries, its id."""
-    if isinstance(sample, list | tuple) and len(sample) == 1:
-        sample = sample[0]
-    if isinstance(sample, Mapping) and "image_id" in sample:
-        return f"image {index} (image_id {sample['image_id']})"
-    return f"image {index}"
-
-
-def checked_inner_products(gradients: Gradients, image: str) -> np.ndarray:
-    """Inner products of one image's gradients, `[L, O, O]` (see `inner_products`).
+    Returns:
+        The losses, detached.
 
     Raises:
-        ValueError: a gradient is not finite; names the objective, the image and the layer.
+        UncaughtWeightError: a weight is used in a way that BATCHED does not see.
+        ValueError: a loss has another shape.
     """
-    products = inner_products(gradients)
-    for position, objective in enumerate(gradients):
-        broken = ~np.isfinite(products[:, position, position])
-        if broken.any():
-            layer = list(gradients[objective])[int(broken.argmax())]
+    if method is GradientMethod.SINGLE and len(batch) != 1:
+        raise ValueError(f"a batch of {len(batch)} images: the method single takes one at a time")
+    products = WeightProducts(parameters, len(batch)) if method is GradientMethod.BATCHED else None
+    with torch.enable_grad(), requiring_grad(parameters, products is None):
+        with products or contextlib.nullcontext():
+            losses = loss_fn(batch)
+        check_losses(losses, len(batch))
+        images = list(range(len(batch)) if select is None else select(losses))
+        chosen = [loss[images] for loss in losses.values()]
+        if products is None and images:
+            _visit_one(chosen, parameters, visitor)
+        elif images:
+            products.visit(chosen, _only(images, visitor))
+    return {objective: loss.detach() for objective, loss in losses.items()}
+
+
+def check_losses(losses: Mapping[str, Tensor], num_images: int) -> None:
+    """Raise ValueError unless there are objectives with one loss for each image."""
+    if not losses:
+        raise ValueError("the loss callable gives no objectives: expected losses by name")
+    for objective, loss in losses.items():
+        if tuple(loss.shape) != (num_images,):
             raise ValueError(
-                f"gradient of loss {objective!r} on {image} is not finite in layer {layer!r}: "
-                "check the image, its labels and the checkpoint"
+                f"loss {objective!r} of a batch of {num_images} has shape {tuple(loss.shape)}, expected "
+                f"({num_images},): one loss for each image"
             )
-    return products
 
 
-def _differentiate(losses: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Gradients:
-    weights = tuple(parameters.values())
-    gradients: Gradients = {}
-    for position, (objective, loss) in enumerate(losses.items(), start=1):
-        if not loss.requires_grad:  # a constant, such as the loss of nothing
-            gradients[objective] = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
-            continue
-        values = torch.autograd.grad(
-            loss, weights, retain_graph=position < len(losses), materialize_grads=True
-        )
-        gradients[objective] = dict(zip(parameters, values, strict=True))
-    return gradients
-
-
-def _check_parameters(parameters: Mapping[str, Tensor]) -> None:
+def check_parameters(parameters: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless they are leaf tensors, and each is there once."""
     if not parameters:
         raise ValueError("no parameters: name the weights of at least one layer")
     names: dict[tuple, str] = {}
@@ -111,28 +93,34 @@ def _check_parameters(parameters: Mapping[str, Tensor]) -> None:
             raise ValueError(f"weights {first!r} and {name!r} are one tensor: list it once")
 
 
-def _check_losses(losses: Mapping[str, Tensor], objectives: tuple[str, ...], image: str) -> None:
-    if tuple(losses) != objectives or not losses:
-        raise ValueError(
-            f"{image} has objectives {list(losses)}, expected {list(objectives)}: the same on every image"
-        )
-    for objective, loss in losses.items():
-        if loss.ndim != 0:
-            shape = tuple(loss.shape)
-            raise ValueError(f"loss {objective!r} of {image} has shape {shape}: expected a scalar")
-        if not torch.isfinite(loss):
-            hint = "check the image, its labels and the checkpoint"
-            raise ValueError(f"loss {objective!r} of {image} is {loss.item()}: {hint}")
+def _visit_one(losses: Sequence[Tensor], parameters: Mapping[str, Tensor], visitor: Visitor) -> None:
+    gradients = [_differentiate(loss.sum(), parameters) for loss in losses]
+    for layer, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
+        visitor(layer, 0, torch.stack(parts))
+
+
+def _differentiate(loss: Tensor, parameters: Mapping[str, Tensor]) -> Sequence[Tensor]:
+    if not loss.requires_grad:  # a constant, such as the loss of nothing
+        return [torch.zeros_like(weight) for weight in parameters.values()]
+    return torch.autograd.grad(loss, [*parameters.values()], retain_graph=True, materialize_grads=True)
+
+
+def _only(images: Sequence[int], visitor: Visitor) -> Visitor:
+    def visit(layer: str, image: int, gradients: Tensor) -> None:
+        if image in images:
+            visitor(layer, image, gradients)
+
+    return visit
 
 
 @contextlib.contextmanager
-def _requiring_grad(parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let frozen weights, such as the first stages of a backbone, take part."""
-    frozen = [weight for weight in parameters.values() if not weight.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
+def requiring_grad(parameters: Mapping[str, Tensor], wanted: bool) -> Iterator[None]:
+    """Frozen weights, such as a backbone's first stages, take part; BATCHED needs no weight to require it."""
+    changed = [weight for weight in parameters.values() if weight.requires_grad != wanted]
+    for weight in changed:
+        weight.requires_grad_(wanted)
     try:
         yield
     finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
+        for weight in changed:
+            weight.requires_grad_(not wanted)

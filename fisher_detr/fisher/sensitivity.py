@@ -1,21 +1,26 @@
-"""The block form of the sensitivity: per-image gradients on the actual quantization errors."""
+"""Sensitivity: the Fisher information on the actual quantization errors of every layer and width."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fisher_detr.fisher.diagonal import ErrorFn, checked_error, select_layers
-from fisher_detr.fisher.gradients import LossFn, checked_inner_products, image_gradients
-from fisher_detr.fisher.statistics import project, quadratic_forms, standard_error, traces_by_term
+from fisher_detr.fisher.diagonal import PassKeeper, image_traces
+from fisher_detr.fisher.gradients import LossFn
+from fisher_detr.fisher.image_pass import ImagePass, PassSettings
+from fisher_detr.fisher.image_sums import ErrorRows
+from fisher_detr.fisher.statistics import of_set, standard_error, term_pairs
 from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable
+
+# Quantization error `Q_b(w) - w` of a layer at a width in bits; the shape of its weight.
+ErrorFn = Callable[[str, int], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockEstimate:
+class SensitivityEstimate:
     """What one pass over N images leaves for L layers and W widths: a few numbers for each image.
 
     Everything else follows: quadratic forms, linear terms, standard errors, split halves.
@@ -23,72 +28,121 @@ class BlockEstimate:
     Attributes:
         layers: the L layers.
         widths: the W widths in bits.
-        projections: `g'd` by objective, `[N, L, W]` float64.
+        form: BLOCK `(g'd)^2` or DIAGONAL `sum_i g_i^2 d_i^2`.
+        image_terms: the form on each image by term, `[N, L, W]` float64.
+        image_linear: `g'd` by objective, `[N, L, W]` float64; empty in the diagonal form.
         image_traces: inner product of each image's two gradients by term, `[N, L]` float64.
+        positions: of the N images among those that were given.
     """
 
     layers: tuple[LayerInfo, ...]
     widths: tuple[int, ...]
-    projections: Mapping[str, np.ndarray]
+    form: SensitivityForm
+    image_terms: Mapping[str, np.ndarray]
+    image_linear: Mapping[str, np.ndarray]
     image_traces: Mapping[str, np.ndarray]
+    positions: tuple[int, ...] = ()
+
+    def of_set(self, name: str) -> "SensitivityEstimate":
+        """The part of one critical set among several, with the terms "cross" and "critical"."""
+        fields = ("image_terms", "image_linear", "image_traces")
+        parts = {field: of_set(getattr(self, field), name) for field in fields if getattr(self, field)}
+        return dataclasses.replace(self, **parts)
 
     def table(self, meta: Mapping[str, Any] | None = None) -> SensitivityTable:
-        """Sensitivity `d'I_l d = E[(g'd)^2]` of every layer and width, with standard errors and `E[g]'d`."""
-        products = quadratic_forms(self.projections)
-        num_images = len(next(iter(products.values())))
-        errors = {term: standard_error(values) for term, values in products.items()} if num_images > 1 else {}
+        """Sensitivity of every layer and width, with standard errors, and `E[g]'d` in the block form."""
+        num_images = len(next(iter(self.image_terms.values())))
+        errors = {term: standard_error(values) for term, values in self.image_terms.items()}
         return SensitivityTable(
             layers=self.layers,
             widths=self.widths,
-            terms={term: values.mean(axis=0) for term, values in products.items()},
+            terms={term: values.mean(axis=0) for term, values in self.image_terms.items()},
             traces={term: values.mean(axis=0) for term, values in self.image_traces.items()},
-            form=SensitivityForm.BLOCK,
-            standard_errors=errors,
-            linear={objective: values.mean(axis=0) for objective, values in self.projections.items()},
+            form=self.form,
+            standard_errors=errors if num_images > 1 else {},
+            linear={objective: values.mean(axis=0) for objective, values in self.image_linear.items()},
             meta={**(meta or {}), "num_images": num_images},
         )
 
 
-def estimate_block_sensitivity(
+def estimate_sensitivity(
     loss_fn: LossFn,
     parameters: Mapping[str, Tensor],
-    samples: Iterable[Any],
+    batches: Sequence[Sequence[Any]],
     error: ErrorFn,
     layers: Sequence[LayerInfo],
     widths: Sequence[int],
-    progress: bool = True,
-) -> BlockEstimate:
-    """Project every image's gradients on the quantization errors of all layers and widths.
+    form: SensitivityForm = SensitivityForm.BLOCK,
+    settings: PassSettings | None = None,
+    keeper: PassKeeper | None = None,
+) -> SensitivityEstimate:
+    """Put every image's gradients on the quantization errors of all layers and widths.
 
     The errors of all widths are held at once in the model's precision (7 widths of DETR-R50 in float32:
-    1.1 GB), the gradients of one image at a time. Projections are summed in the model's precision.
+    1.1 GB), of the gradients those of one layer and image. Products are summed in the model's precision.
 
     Args:
-        loss_fn: maps one image to scalar losses by objective (see `image_gradients`).
+        loss_fn: maps a batch to losses by objective, one of each image (see `image_gradients`).
         parameters: weights by layer name, one for every layer.
-        samples: the images.
+        batches: the images; in a batch of one size, or padded so that losses stay as alone.
         error: quantization error by layer name and width, called once for each.
         layers: the layers to allocate bits to, in the order of the table.
         widths: candidate widths in bits, ascending.
-        progress: show a progress bar, on a terminal.
+        form: BLOCK or DIAGONAL (method.md section 3).
+        settings: how images are differentiated, and when to stop.
+        keeper: lets a run that was cut off go on.
 
     Returns:
         The estimate; `.table(meta)` is its SensitivityTable.
 
     Raises:
-        ValueError: no samples, an error of another shape, an aliased weight, or a loss or gradient that is
+        ValueError: no images, an error of another shape, an aliased weight, or a loss or gradient that is
             not finite.
     """
     weights = {name: parameters[name] for name in select_layers(parameters, layers)}
     errors = {name: _stack_errors(name, weight, error, widths) for name, weight in weights.items()}
-    projections, products = [], []
-    for image, gradients in image_gradients(loss_fn, weights, samples, progress):
-        products.append(checked_inner_products(gradients, image))
-        projections.append(project(gradients, errors))
-        objectives = tuple(gradients)
-        del gradients  # before those of the next image are computed
-    by_objective = dict(zip(objectives, np.stack(projections, axis=1), strict=True))  # [N, L, W] each
-    return BlockEstimate(tuple(layers), tuple(widths), by_objective, traces_by_term(products, objectives))
+    rows = ErrorRows(errors, diagonal=form is SensitivityForm.DIAGONAL)
+    image_pass = ImagePass(loss_fn, weights, [rows], settings)
+    image_pass.run(batches, keeper and keeper(image_pass))
+    terms, linear = _sorted(rows.rows.cpu().numpy(), image_pass.objectives, form)
+    return SensitivityEstimate(
+        tuple(layers),
+        tuple(widths),
+        form,
+        terms,
+        linear,
+        image_traces(image_pass),
+        tuple(image_pass.positions),
+    )
+
+
+def checked_error(error: ErrorFn, name: str, bits: int, like: Tensor) -> Tensor:
+    """Quantization error of a layer; ValueError unless it has the shape of `like`."""
+    values = error(name, bits).detach()
+    if values.shape != like.shape:
+        expected, found = tuple(like.shape), tuple(values.shape)
+        raise ValueError(f"error of layer {name!r} at {bits} bits has shape {found}, expected {expected}")
+    return values
+
+
+def select_layers(known: Iterable[str], layers: Sequence[LayerInfo]) -> list[str]:
+    """Names of the layers; ValueError where one is not among the known ones."""
+    names = [layer.name for layer in layers]
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"layers {unknown[:5]} have no weights among the named parameters: list theirs too")
+    return names
+
+
+def _sorted(
+    rows: np.ndarray, objectives: Sequence[str], form: SensitivityForm
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Terms and linear terms, `[N, L, W]` each, of what `ErrorRows` keeps."""
+    kinds = np.moveaxis(rows, 2, 0)  # [T or O, N, L, W]
+    pairs = term_pairs(objectives)
+    if form is SensitivityForm.DIAGONAL:
+        return dict(zip(pairs, kinds, strict=True)), {}
+    linear = dict(zip(objectives, kinds, strict=True))
+    return {term: linear[a] * linear[b] for term, (a, b) in pairs.items()}, linear
 
 
 def _stack_errors(name: str, weight: Tensor, error: ErrorFn, widths: Sequence[int]) -> Tensor:

@@ -1,90 +1,55 @@
-"""The mathematics, apart from models and loops: Gram matrices, quadratic forms, means with standard errors.
+"""The mathematics, apart from models and loops: terms, means with standard errors.
 
-Legend: N images, L layers, W widths, O objectives. A *term* is a pair of objectives.
+Legend: N images, L layers, O objectives. A *term* is a pair of objectives. The first objective is the overall
+one; of the others, the critical ones, only the pairs with it are of interest.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+
+OVERALL, CRITICAL, CROSS = "overall", "critical", "cross"
 
 
 def term_pairs(objectives: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Name every unordered pair of objectives.
+    """Name every objective with itself, and the first with every other.
 
     Args:
-        objectives: names, such as ("overall", "critical").
+        objectives: names, such as ("overall", "critical"), or ("overall", "critical:person",
+            "critical:sign").
 
     Returns:
-        Pairs by term name: an objective with itself has its name, "overall" with "critical" is "cross", any
-        other pair "first*second".
+        Pairs by term name: an objective with itself has its name; "overall" with "critical" is "cross", with
+        "critical:person" it is "cross:person"; any other pair is "first*second".
     """
-    pairs = itertools.combinations_with_replacement(objectives, 2)
-    return {_term_name(first, second): (first, second) for first, second in pairs}
+    first, *others = objectives
+    pairs = {first: (first, first)}
+    for other in others:
+        pairs |= {cross_name(first, other): (first, other), other: (other, other)}
+    return pairs
 
 
-def inner_products(gradients: Mapping[str, Mapping[str, Tensor]]) -> np.ndarray:
-    """Inner products of the gradients of one image, layer by layer.
+def cross_name(first: str, other: str) -> str:
+    """Name of the term of the first objective with another."""
+    kind, colon, category_set = other.partition(":")
+    return f"{CROSS}{colon}{category_set}" if (first, kind) == (OVERALL, CRITICAL) else f"{first}*{other}"
+
+
+def of_set(terms: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The terms of one critical set among several, as those of a run with this set alone.
 
     Args:
-        gradients: objective -> layer -> gradient.
+        terms: values by name of term or objective.
+        name: of the set.
 
-    Returns:
-        `[L, O, O]` float64: `g_o'g_p` restricted to each layer; their mean over images is the Fisher trace.
+    Raises:
+        ValueError: no such set.
     """
-    layers = next(iter(gradients.values()))
-    products = []
-    for layer in layers:
-        stacked = torch.stack([of_layer[layer].flatten() for of_layer in gradients.values()])  # [O, numel]
-        stacked = stacked.double()
-        products.append(stacked @ stacked.T)
-    return torch.stack(products).cpu().numpy()
-
-
-def project(gradients: Mapping[str, Mapping[str, Tensor]], errors: Mapping[str, Tensor]) -> np.ndarray:
-    """Project the gradients of one image on the errors of every width.
-
-    Args:
-        gradients: objective -> layer -> gradient.
-        errors: layer -> `[W, numel]`, in the precision of the gradients.
-
-    Returns:
-        `[O, L, W]` float64: `g_o'd` of each layer and width.
-    """
-    projections = []
-    for layer, error in errors.items():
-        stacked = torch.stack([of_layer[layer].flatten() for of_layer in gradients.values()])  # [O, numel]
-        projections.append(stacked @ error.T)  # [O, W]
-    return torch.stack(projections, dim=1).double().cpu().numpy()
-
-
-def quadratic_forms(projections: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Products of projections, image by image: their mean is `d'I d` of each term.
-
-    Args:
-        projections: `g_o'd` by objective, `[N, L, W]` each.
-
-    Returns:
-        `[N, L, W]` by term name.
-    """
-    return {name: projections[a] * projections[b] for name, (a, b) in term_pairs(tuple(projections)).items()}
-
-
-def traces_by_term(products: Sequence[np.ndarray], objectives: Sequence[str]) -> dict[str, np.ndarray]:
-    """Sort the inner products of N images into terms.
-
-    Args:
-        products: `[L, O, O]` of each image (see `inner_products`).
-        objectives: names of the O objectives.
-
-    Returns:
-        `[N, L]` by term name.
-    """
-    stacked = np.stack(products)  # [N, L, O, O]
-    index = {objective: position for position, objective in enumerate(objectives)}
-    return {term: stacked[:, :, index[a], index[b]] for term, (a, b) in term_pairs(objectives).items()}
+    renamed = {f"{CRITICAL}:{name}": CRITICAL, f"{CROSS}:{name}": CROSS, OVERALL: OVERALL}
+    if f"{CRITICAL}:{name}" not in terms:
+        known = sorted(term.partition(":")[2] for term in terms if term.startswith(f"{CRITICAL}:"))
+        raise ValueError(f"no critical set {name!r} in the estimate, which has {known}")
+    return {new: terms[old] for old, new in renamed.items() if old in terms}
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
@@ -99,9 +64,3 @@ def standard_error(values: np.ndarray) -> np.ndarray:
     if len(values) < 2:
         return np.full(values.shape[1:], np.inf)
     return values.std(axis=0, ddof=1) / np.sqrt(len(values))
-
-
-def _term_name(first: str, second: str) -> str:
-    if first == second:
-        return first
-    return "cross" if {first, second} == {"overall", "critical"} else f"{first}*{second}"

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+_INSTEAD = "take the method finite_difference"
+
 
 class PenaltyMethod(enum.StrEnum):
     """How the gradient of `||g||^2` is found."""
@@ -90,21 +92,47 @@ def _exact(
     value = _differentiable(loss())
     gradient = torch.autograd.grad(value, offsets, create_graph=True, materialize_grads=True)
     direction = _mean(gradient, mean)
+    second = differentiate_again(gradient, parameters, direction)
+    return SquaredNorm(_square(direction), tuple(torch._foreach_mul(second, 2.0)))
+
+
+def differentiate_again(
+    gradient: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    retain_graph: bool = False,
+    instead: str = _INSTEAD,
+) -> tuple[Tensor, ...]:
+    """Second derivatives along a direction: of `sum_k gradient_k'direction_k` by the parameters.
+
+    Args:
+        gradient: differentiated with `create_graph`.
+        parameters: what to differentiate by.
+        direction: constants of the gradient's shapes.
+        retain_graph: keep the graph for another direction.
+        instead: what the message proposes where it cannot be done.
+
+    Returns:
+        One for each parameter, of its shape; zero where it has no part.
+
+    Raises:
+        ValueError: an operator of the loss has no second derivative.
+    """
     reached = [(g, d) for g, d in zip(gradient, direction, strict=True) if g.requires_grad]
     if not reached:  # the loss is linear in the weights
-        return SquaredNorm(_square(direction), tuple(map(torch.zeros_like, parameters)))
+        return tuple(map(torch.zeros_like, parameters))
+    outputs, directions = zip(*reached, strict=True)
     try:
-        second = torch.autograd.grad(
-            [g for g, _ in reached], parameters, [d for _, d in reached], materialize_grads=True
+        return torch.autograd.grad(
+            outputs, parameters, directions, retain_graph=retain_graph, materialize_grads=True
         )
     except RuntimeError as error:
         if not any(words in str(error) for words in ("is not implemented", "not supported")):
             raise
-        raise _only_once(str(error).splitlines()[0]) from None
-    return SquaredNorm(_square(direction), tuple(torch._foreach_mul(second, 2.0)))
+        raise _only_once(str(error).splitlines()[0], instead) from None
 
 
-def require_twice_differentiable(loss: Tensor, offsets: Sequence[Tensor]) -> None:
+def require_twice_differentiable(loss: Tensor, offsets: Sequence[Tensor], instead: str = _INSTEAD) -> None:
     """Refuse an operator that is marked as differentiable once, which `exact` would pass by in silence.
 
     Autograd puts a node that raises behind such an operator, and does not run it on the way to parameters.
@@ -122,7 +150,7 @@ def require_twice_differentiable(loss: Tensor, offsets: Sequence[Tensor]) -> Non
             continue
         seen.add(node)
         if node.name() == "torch::autograd::Error":
-            raise _only_once("it is marked with once_differentiable")
+            raise _only_once("it is marked with once_differentiable", instead)
         waiting += [following for following, _ in node.next_functions]
 
 
@@ -158,10 +186,10 @@ def _finite_difference(
     return SquaredNorm(squared, tuple(found))
 
 
-def _only_once(reason: str) -> ValueError:
+def _only_once(reason: str, instead: str) -> ValueError:
     return ValueError(
-        f"the model has an operator without a second derivative ({reason}): take the method "
-        "finite_difference, or replace the operator"
+        f"the model has an operator without a second derivative ({reason}): {instead}, or replace the "
+        "operator"
     )
 
 

@@ -38,11 +38,16 @@ class _Call:
     geometry: tuple | None
     gradients: dict[int, Tensor] = dataclasses.field(default_factory=dict)
 
+    def release(self) -> None:
+        """Let go of the factors: the graph holds the call, and is there until the last layer is done."""
+        self.gradients.clear()
+        self.x = self.x.new_zeros(0)
+
     def weight_gradient(self, image: int, objective: int, weight: Tensor) -> Tensor:
         """The part of one image and objective."""
         x, gradient = self.x[image], self.gradients[objective][image]
         if self.geometry is None:
-            return gradient.flatten(0, -2).mT @ x.flatten(0, -2)
+            return gradient.reshape(-1, gradient.shape[-1]).mT @ x.reshape(-1, x.shape[-1])
         stride, padding, dilation, groups = self.geometry
         return torch.ops.aten.convolution_backward(
             gradient[None], x[None], weight, None, stride, padding, dilation, False, [0, 0], groups,
@@ -125,10 +130,11 @@ class WeightProducts(TorchFunctionMode):
         for call in calls:
             if call.x._version != call.version:
                 raise RuntimeError(f"the input of layer {name!r} was changed in place after it was used")
-        if not any(call.gradients for call in calls):
-            return
-        for image in range(self._num_images):
-            visitor(name, image, _summed(calls, image, num_objectives, weight))
+        if any(call.gradients for call in calls):
+            for image in range(self._num_images):
+                visitor(name, image, _summed(calls, image, num_objectives, weight))
+        for call in calls:
+            call.release()
 
 
 def _summed(calls: Sequence[_Call], image: int, num_objectives: int, weight: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ class Predictions:
         proposals = self.proposals and self.proposals.in_float32()
         return Predictions(at_least_float32(self.logits), at_least_float32(self.boxes), proposals)
 
+    def of_image(self, image: int) -> "Predictions":
+        """Those of one image, as of a batch of one."""
+        part = slice(image, image + 1)
+        proposals = self.proposals and self.proposals.of_image(image)
+        return Predictions(self.logits[:, part], self.boxes[:, part], proposals)
+
     def last_layer(self) -> "Predictions":
         """What detections are made of; proposals stay, whose boxes the decoder takes for constants."""
         return dataclasses.replace(self, logits=self.logits[-1:], boxes=self.boxes[-1:])

@@ -11,8 +11,9 @@ from detectron2.data import MetadataCatalog
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.engine import PostTrainingQuantizer, Trainer, evaluate_arms, evaluate_full_precision
 from fisher_detr.engine.defaults import load_config
-from fisher_detr.engine.post_training import image_losses, run_post_training
-from fisher_detr.fisher import estimate_fisher
+from fisher_detr.engine.estimation import image_losses
+from fisher_detr.engine.post_training import run_post_training
+from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
 from fisher_detr.modeling import critical_losses
 from fisher_detr.modeling.targets import targets_of
 from fisher_detr.quantization import quantization_error
@@ -42,23 +43,23 @@ def quantizer(cfg, model):
 
 def test_losses_of_an_image_are_the_two_objectives(quantizer):
     model, sample = quantizer.model, quantizer.samples[-1]
-    found = image_losses(model, quantizer.critical)(sample)
+    found = image_losses(model, quantizer.critical)([sample])
     predictions = model.decode(model.preprocess([sample]))
     targets = targets_of([sample], model.device, torch.float32)
     overall = sum(model.criterion(predictions, targets).values())
     critical = sum(critical_losses(model.criterion, predictions, targets, quantizer.critical).values())
-    torch.testing.assert_close(found["overall"], overall)
-    torch.testing.assert_close(found["critical"], critical)
+    torch.testing.assert_close(found["overall"], overall[None])
+    torch.testing.assert_close(found["critical"], critical[None])
     assert not torch.isclose(overall, critical)
 
 
 def test_without_aux_loss_the_last_decoder_layer_counts(quantizer):
     model, sample = quantizer.model, quantizer.samples[-1]
-    found = image_losses(model, quantizer.critical, aux_loss=False)(sample)
+    found = image_losses(model, quantizer.critical, aux_loss=False)([sample])
     for name, category_set in (("overall", None), ("critical", quantizer.critical)):
         losses = model.losses([sample], category_set)
         last = [losses[term] for term in ("loss_ce", "loss_bbox", "loss_giou")]
-        torch.testing.assert_close(found[name], sum(last))
+        torch.testing.assert_close(found[name], sum(last)[None])
         assert len(losses) > len(last)
 
 
@@ -70,8 +71,8 @@ def test_sensitivities_are_those_of_the_chosen_losses(cfg, model, aux_loss):
     expected = estimate_fisher(
         image_losses(quantizer.model, quantizer.critical, aux_loss),
         quantizer.weights,
-        quantizer.samples,
-        False,
+        [[sample] for sample in quantizer.samples],
+        PassSettings(GradientMethod.SINGLE),
     )
     np.testing.assert_allclose(
         quantizer.sensitivity(Arm.FISHER_CRITICAL).traces["critical"], expected.traces["critical"], rtol=1e-4
@@ -82,8 +83,8 @@ def test_every_arm_weighs_its_scales_by_its_own_objective(quantizer):
     fisher = estimate_fisher(
         image_losses(quantizer.model, quantizer.critical, quantizer.settings.aux_loss),
         quantizer.weights,
-        quantizer.samples,
-        False,
+        [[sample] for sample in quantizer.samples],
+        PassSettings(GradientMethod.SINGLE),
     )
     alone, both = fisher.combined(Objective(1.0, 0.0)), fisher.combined(quantizer.settings.objective)
     for arm, expected in ((Arm.UNIFORM, alone), (Arm.FISHER_OVERALL, alone), (Arm.FISHER_CRITICAL, both)):
@@ -104,7 +105,7 @@ def test_block_sensitivity_is_that_of_the_actual_error(quantizer):
     losses = image_losses(quantizer.model, quantizer.critical, quantizer.settings.aux_loss)
     for objective in ("overall", "critical"):
         projections = [
-            float((torch.autograd.grad(losses(sample)[objective], weight)[0] * error).double().sum())
+            float((torch.autograd.grad(losses([sample])[objective].sum(), weight)[0] * error).double().sum())
             for sample in quantizer.samples
         ]
         expected = np.mean(np.square(projections))

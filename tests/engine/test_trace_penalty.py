@@ -10,10 +10,16 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from fisher_detr.engine import FisherTracePenalty, PenaltySettings, prepare
+from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.objectives import DetrObjective
-from fisher_detr.engine.post_training import image_losses
 from fisher_detr.engine.trace_penalty import trained
-from fisher_detr.fisher import PenaltyMethod, TraceEstimate, estimate_fisher
+from fisher_detr.fisher import (
+    GradientMethod,
+    PassSettings,
+    PenaltyMethod,
+    TraceEstimate,
+    estimate_fisher,
+)
 from fisher_detr.layers import DeformableSampling
 from fisher_detr.quantization import (
     FakeQuantizer,
@@ -32,6 +38,7 @@ PEOPLE = CategorySet("people", (0, 2), NUM_CLASSES)
 FLOAT = ("class_embed", "bbox_embed")
 MODELS = ("detr", "dab", "deformable")
 BATCH = [make_input(64, 96, 3, seed=0), make_input(48, 80, 2, seed=1)]
+SINGLE = PassSettings(GradientMethod.SINGLE, progress=False)
 RADIUS = 1e-6  # random weights are steep
 
 
@@ -81,7 +88,7 @@ def test_value_is_the_trace_of_the_fisher_information(variant, objective, prefix
     }
     assert 0 < len(weights) <= len(quantized_layers(plain))
     with bypassed(plain, WeightQuantizer):
-        fisher = estimate_fisher(image_losses(plain, PEOPLE), weights, BATCH, progress=False)
+        fisher = estimate_fisher(image_losses(plain, PEOPLE), weights, [[x] for x in BATCH], SINGLE)
     expected = fisher.traces[objective].sum()
     chosen = PEOPLE if objective == "critical" else None
     for method in PenaltyMethod:

@@ -38,13 +38,24 @@ class Toy:
         ]
         self.layers = tuple(LayerInfo(k, w.numel(), w.shape[0]) for k, w in self.parameters.items())
 
-    def loss(self, sample):
-        image, label = sample
-        logits = self.model(image)
+    @property
+    def batches(self):
+        """Two full ones and the rest."""
+        return [self.samples[:3], self.samples[3:6], self.samples[6:]]
+
+    def loss(self, batch):
+        images, labels = (torch.stack(parts) for parts in zip(*batch, strict=True))
+        logits = self.model(images)
         return {
-            "overall": F.cross_entropy(logits, label),
-            "critical": F.binary_cross_entropy_with_logits(logits[0], (label == 0).to(logits)),
+            "overall": F.cross_entropy(logits, labels, reduction="none"),
+            "critical": F.binary_cross_entropy_with_logits(
+                logits[:, 0], (labels == 0).to(logits), reduction="none"
+            ),
         }
+
+    def loss_alone(self, sample):
+        """Of one image, as scalars."""
+        return {objective: loss.sum() for objective, loss in self.loss([sample]).items()}
 
     def error(self, name, bits):
         weight = self.parameters[name]

@@ -4,15 +4,28 @@ import torch
 from curvlinops import EFLinearOperator
 from torch import nn
 
-from fisher_detr.fisher import diagonal_sensitivity, estimate_fisher
-from fisher_detr.structures import Combination, LayerInfo, Objective, SensitivityForm
-from tests.oracles.naive_fisher import fisher_matrix, image_gradients
+from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
+from fisher_detr.structures import Combination, Objective
+from tests.oracles.naive_fisher import image_gradients
+
+QUIET = PassSettings(progress=False)
+SINGLE = PassSettings(GradientMethod.SINGLE, progress=False)
 
 PAIRS = {"overall": ("overall",) * 2, "cross": ("overall", "critical"), "critical": ("critical",) * 2}
 
 
-def estimate(toy, samples=None):
-    return estimate_fisher(toy.loss, toy.parameters, samples or toy.samples, progress=False)
+@pytest.fixture(params=[QUIET, SINGLE], ids=["batched", "single"])
+def estimate(request):
+    return lambda toy: estimate_fisher(toy.loss, toy.parameters, toy.batches, request.param)
+
+
+def single(loss_fn, weight, samples):
+    """The estimate of one weight, from scalar losses of a sample's parts."""
+
+    def losses(batch):
+        return {name: loss[None] for name, loss in loss_fn(*batch[0]).items()}
+
+    return estimate_fisher(losses, {"w": weight}, [[sample] for sample in samples], SINGLE)
 
 
 def naive_diagonal(stacks, term, layer):
@@ -20,9 +33,9 @@ def naive_diagonal(stacks, term, layer):
     return (left * right).mean(dim=0)
 
 
-def test_equals_a_naive_loop_in_float64(toy):
+def test_equals_a_naive_loop_in_float64(estimate, toy):
     fisher = estimate(toy)
-    stacks = image_gradients(toy.loss, toy.parameters, toy.samples)
+    stacks = image_gradients(toy.loss_alone, toy.parameters, toy.samples)
     assert fisher.num_images == 8
     for term in PAIRS:
         for layer, weight in toy.parameters.items():
@@ -33,7 +46,7 @@ def test_equals_a_naive_loop_in_float64(toy):
             assert ((found.flatten() - expected).abs() <= allowed).all(), (term, layer)
 
 
-def test_float32_model_within_1e_5_of_the_float64_one(toy, toy32):
+def test_float32_model_within_1e_5_of_the_float64_one(estimate, toy, toy32):
     fisher, fisher32 = estimate(toy), estimate(toy32)
     for layer, expected in fisher.diagonals["overall"].items():
         found = fisher32.diagonals["overall"][layer]
@@ -41,9 +54,9 @@ def test_float32_model_within_1e_5_of_the_float64_one(toy, toy32):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_traces_and_their_standard_errors(toy):
+def test_traces_and_their_standard_errors(estimate, toy):
     fisher = estimate(toy)
-    stacks = image_gradients(toy.loss, toy.parameters, toy.samples)
+    stacks = image_gradients(toy.loss_alone, toy.parameters, toy.samples)
     for term, (first, second) in PAIRS.items():
         for row, layer in enumerate(toy.parameters):
             products = (stacks[first][layer] * stacks[second][layer]).sum(dim=1).numpy()
@@ -54,14 +67,14 @@ def test_traces_and_their_standard_errors(toy):
             assert fisher.traces[term][row] == pytest.approx(total, rel=1e-12, abs=1e-18)
 
 
-def test_unused_layers_and_dead_units_are_zero(toy):
+def test_unused_layers_and_dead_units_are_zero(estimate, toy):
     overall = estimate(toy).diagonals["overall"]
     assert not overall["unused"].any()
     assert not overall["conv"][0].any()
     assert overall["conv"][1:].any()
 
 
-def test_equals_curvlinops_where_it_applies(toy):
+def test_equals_curvlinops_where_it_applies(estimate, toy):
     """Its empirical Fisher with reduction "mean" is `1/N sum g g'`."""
     data = [(image[None], label[None]) for image, label in toy.samples]
     weights = [toy.parameters[name] for name in ("conv", "twice", "head")]
@@ -77,9 +90,7 @@ def test_linear_regression_in_closed_form():
     # E[g^2] = ((4 + 0) / 2, (1 + 36) / 2) = (2, 18.5), trace 20.5, from (5, 36): error |5 - 36| / 2.
     weight = nn.Parameter(torch.tensor([1.0, -1.0], dtype=torch.float64))
     samples = [(torch.tensor([2.0, 1.0]).double(), 0.0), (torch.tensor([0.0, 3.0]).double(), -1.0)]
-    fisher = estimate_fisher(
-        lambda s: {"loss": (weight @ s[0] - s[1]).square() / 2}, {"w": weight}, samples, progress=False
-    )
+    fisher = single(lambda x, y: {"loss": (weight @ x - y).square() / 2}, weight, samples)
     assert fisher.diagonals["loss"]["w"].tolist() == [2.0, 18.5]
     assert fisher.traces["loss"].tolist() == [20.5]
     assert fisher.trace_errors["loss"].tolist() == pytest.approx([15.5])
@@ -90,67 +101,75 @@ def test_softmax_regression_in_closed_form():
     logits = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64).log()
     weight = nn.Parameter(torch.diag(logits))
     ones = torch.ones(3, dtype=torch.float64)
-    samples = [0, 1, 2, 2]  # labels in the proportions of p
-    fisher = estimate_fisher(
-        lambda y: {"loss": nn.functional.cross_entropy(weight @ ones, torch.tensor(y))},
-        {"w": weight},
-        samples,
-        progress=False,
+    samples = [(label,) for label in (0, 1, 2, 2)]  # in the proportions of p
+    fisher = single(
+        lambda y: {"loss": nn.functional.cross_entropy(weight @ ones, torch.tensor(y))}, weight, samples
     )
     p = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
     torch.testing.assert_close(fisher.diagonals["loss"]["w"], (p * (1 - p))[:, None].expand(3, 3))
 
 
-def test_any_number_of_objectives_has_all_pairs():
+def of_several_sets():
     weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
-    fisher = estimate_fisher(
-        lambda x: {"overall": x * weight.sum(), "person": weight[0], "sign": 2 * weight[0]},
-        {"w": weight},
-        [1.0, 3.0],
-        progress=False,
+    return single(
+        lambda x: {
+            "overall": x * weight.sum(),
+            "critical:person": weight[0],
+            "critical:sign": 2 * weight[0],
+            "other": weight[1],
+        },
+        weight,
+        [(1.0,), (3.0,)],
     )
-    assert {term: of["w"].tolist() for term, of in fisher.diagonals.items()} == {
+
+
+def test_several_sets_have_their_own_terms_and_those_with_the_first():
+    found = {term: of["w"].tolist() for term, of in of_several_sets().diagonals.items()}
+    assert found == {
         "overall": [5.0, 5.0],  # (1 + 9) / 2
-        "overall*person": [2.0, 0.0],
-        "overall*sign": [4.0, 0.0],
-        "person": [1.0, 0.0],
-        "person*sign": [2.0, 0.0],
-        "sign": [4.0, 0.0],
+        "cross:person": [2.0, 0.0],
+        "critical:person": [1.0, 0.0],
+        "cross:sign": [4.0, 0.0],
+        "critical:sign": [4.0, 0.0],
+        "overall*other": [0.0, 2.0],
+        "other": [0.0, 1.0],
     }
 
 
-def test_two_runs_agree_exactly(toy32):
+def test_one_set_of_several():
+    sign = of_several_sets().of_set("sign")
+    assert {term: of["w"].tolist() for term, of in sign.diagonals.items()} == {
+        "overall": [5.0, 5.0],
+        "cross": [4.0, 0.0],
+        "critical": [4.0, 0.0],
+    }
+    assert {term: trace.tolist() for term, trace in sign.traces.items()} == {
+        "overall": [10.0],
+        "cross": [4.0],
+        "critical": [4.0],
+    }
+    with pytest.raises(ValueError, match=r"no critical set 'animal' .* has \['person', 'sign'\]"):
+        of_several_sets().of_set("animal")
+
+
+def test_two_runs_agree_exactly(estimate, toy32):
     first, second = estimate(toy32), estimate(toy32)
     for term in PAIRS:
         assert (first.image_traces[term] == second.image_traces[term]).all()
         assert all(torch.equal(v, second.diagonals[term][k]) for k, v in first.diagonals[term].items())
 
 
-def test_a_gradient_that_is_not_finite_names_image_objective_and_layer():
-    # The root's slope is infinite at 0, and 0 times infinity is NaN, though the loss is finite.
-    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
-    with pytest.raises(ValueError, match=r"loss 'a' on image 0 is not finite in layer 'second'"):
-        estimate_fisher(
-            lambda _: {"a": first.sum() + second.sum().sqrt()},
-            {"first": first, "second": second},
-            [0],
-            progress=False,
-        )
-
-
 def test_a_perfectly_fitted_image_has_no_information():
     weight = nn.Parameter(torch.ones(2))
-    fisher = estimate_fisher(
-        lambda y: {"overall": (weight.sum() - y).square()}, {"w": weight}, [2.0], progress=False
-    )
+    fisher = single(lambda y: {"overall": (weight.sum() - y).square()}, weight, [(2.0,)])
     assert fisher.traces["overall"].tolist() == [0.0]
     with pytest.raises(ValueError, match="trace of 'overall' is 0"):
         fisher.combined(Objective(critical_weight=0.0))
 
 
-def test_combined_diagonal(toy):
+def test_combined_diagonal(estimate, toy):
     fisher = estimate(toy)
-    stacks = image_gradients(toy.loss, toy.parameters, toy.samples)
+    stacks = image_gradients(toy.loss_alone, toy.parameters, toy.samples)
     square = fisher.combined(Objective(1.5, 0.5, Combination.SQUARE_OF_SUM))
     normalized = fisher.combined(Objective(1.5, 0.5, Combination.SUM_OF_NORMALIZED))
     totals = {o: sum(g.square().sum() / 8 for g in of.values()) for o, of in stacks.items()}
@@ -162,26 +181,3 @@ def test_combined_diagonal(toy):
             1.5 * a.square().mean(0) / totals["overall"] + 0.5 * f.square().mean(0) / totals["critical"]
         )
         torch.testing.assert_close(normalized[layer], expected.view_as(weight), rtol=1e-10, atol=1e-16)
-
-
-def test_diagonal_sensitivity(toy):
-    table = diagonal_sensitivity(estimate(toy), toy.error, toy.layers[::-1], (2, 4, 8), {"seed": 3})
-    stacks = image_gradients(toy.loss, toy.parameters, toy.samples)
-    assert table.form == SensitivityForm.DIAGONAL
-    assert table.meta == {"seed": 3, "num_images": 8}
-    for row, layer in enumerate(table.layers):
-        for column, bits in enumerate(table.widths):
-            error = toy.error(layer.name, bits).flatten()
-            for term, (first, second) in PAIRS.items():
-                matrix = fisher_matrix(stacks[first][layer.name], stacks[second][layer.name])
-                expected = (error * matrix.diag() * error).sum().item()
-                assert table.terms[term][row, column] == pytest.approx(expected, rel=1e-10, abs=1e-18)
-                assert table.traces[term][row] == pytest.approx(matrix.trace().item(), rel=1e-10, abs=1e-18)
-
-
-def test_diagonal_sensitivity_refuses_other_layers_and_shapes(toy):
-    fisher = estimate(toy)
-    with pytest.raises(ValueError, match=r"\['other'\] have no weights"):
-        diagonal_sensitivity(fisher, toy.error, [LayerInfo("other", 4, 1)], (2,))
-    with pytest.raises(ValueError, match=r"'conv' at 2 bits has shape \(1,\), expected \(4, 2, 3, 3\)"):
-        diagonal_sensitivity(fisher, lambda *_: torch.zeros(1), toy.layers, (2,))

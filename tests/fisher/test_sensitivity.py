@@ -4,55 +4,83 @@ import torch
 from curvlinops import EFLinearOperator
 from torch import nn
 
-from fisher_detr.fisher import diagonal_sensitivity, estimate_block_sensitivity, estimate_fisher
+from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher, estimate_sensitivity
 from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable
 from tests.oracles.naive_fisher import fisher_matrix, image_gradients
 
 PAIRS = {"overall": ("overall",) * 2, "cross": ("overall", "critical"), "critical": ("critical",) * 2}
 WIDTHS = (2, 3, 8)
+QUIET = PassSettings(progress=False)
+SINGLE = PassSettings(GradientMethod.SINGLE, progress=False)
+BLOCK, DIAGONAL = SensitivityForm.BLOCK, SensitivityForm.DIAGONAL
 
 
-def estimate(toy, layers=None, samples=None):
-    return estimate_block_sensitivity(
+def estimate(toy, layers=None, batches=None, form=BLOCK, settings=QUIET):
+    return estimate_sensitivity(
         toy.loss,
         toy.parameters,
-        samples or toy.samples,
+        batches or toy.batches,
         toy.error,
         layers or toy.layers,
         WIDTHS,
-        progress=False,
+        form,
+        settings,
     )
 
 
-def test_equals_the_explicit_quadratic_form(toy):
-    table = estimate(toy).table({"seed": 3})
-    stacks = image_gradients(toy.loss, toy.parameters, toy.samples)
-    assert table.form == SensitivityForm.BLOCK
+def naive_terms(stacks, layer, error, form):
+    """The form on each image by term, `[N]`."""
+    values = {}
+    for term, pair in PAIRS.items():
+        left, right = (stacks[objective][layer].detach() for objective in pair)
+        if form is BLOCK:
+            values[term] = ((left @ error) * (right @ error)).numpy()
+        else:
+            values[term] = (left * right * error.square()).sum(dim=1).numpy()
+    return values
+
+
+@pytest.mark.parametrize("settings", [QUIET, SINGLE], ids=["batched", "single"])
+@pytest.mark.parametrize("form", [BLOCK, DIAGONAL])
+def test_equals_a_naive_loop(toy, form, settings):
+    table = estimate(toy, form=form, settings=settings).table({"seed": 3})
+    stacks = image_gradients(toy.loss_alone, toy.parameters, toy.samples)
+    assert table.form == form
     assert table.meta == {"seed": 3, "num_images": 8}
+    for row, layer in enumerate(toy.layers):
+        for column, bits in enumerate(WIDTHS):
+            error = toy.error(layer.name, bits).flatten().detach()
+            for term, values in naive_terms(stacks, layer.name, error, form).items():
+                assert table.terms[term][row, column] == pytest.approx(values.mean(), rel=1e-9, abs=1e-18)
+                expected = pytest.approx(values.std(ddof=1) / np.sqrt(8), rel=1e-9, abs=1e-18)
+                assert table.standard_errors[term][row, column] == expected
+
+
+@pytest.mark.parametrize("form", [BLOCK, DIAGONAL])
+def test_equals_the_explicit_quadratic_form(toy, form):
+    table = estimate(toy, form=form).table()
+    stacks = image_gradients(toy.loss_alone, toy.parameters, toy.samples)
     for row, layer in enumerate(toy.layers):
         for term, (first, second) in PAIRS.items():
             matrix = fisher_matrix(stacks[first][layer.name], stacks[second][layer.name])
             assert table.traces[term][row] == pytest.approx(matrix.trace().item(), rel=1e-10, abs=1e-18)
+            matrix = matrix if form is BLOCK else matrix.diag().diag()
             for column, bits in enumerate(WIDTHS):
                 error = toy.error(layer.name, bits).flatten()
                 expected = (error @ matrix @ error).item()
                 assert table.terms[term][row, column] == pytest.approx(expected, rel=1e-9, abs=1e-18)
 
 
-def test_linear_terms_and_standard_errors(toy):
+def test_linear_terms(toy):
     table = estimate(toy).table()
-    stacks = image_gradients(toy.loss, toy.parameters, toy.samples)
+    stacks = image_gradients(toy.loss_alone, toy.parameters, toy.samples)
     for row, layer in enumerate(toy.layers):
         for column, bits in enumerate(WIDTHS):
             error = toy.error(layer.name, bits).flatten()
-            projections = {o: (stacks[o][layer.name] @ error).detach().numpy() for o in toy.objectives}
-            for objective, values in projections.items():
-                expected = pytest.approx(values.mean(), rel=1e-9, abs=1e-18)
-                assert table.linear[objective][row, column] == expected
-            for term, (first, second) in PAIRS.items():
-                products = projections[first] * projections[second]
-                expected = pytest.approx(products.std(ddof=1) / np.sqrt(8), rel=1e-9, abs=1e-18)
-                assert table.standard_errors[term][row, column] == expected
+            for objective in toy.objectives:
+                expected = (stacks[objective][layer.name] @ error).mean().item()
+                found = table.linear[objective][row, column]
+                assert found == pytest.approx(expected, rel=1e-9, abs=1e-18)
 
 
 def test_equals_curvlinops_where_it_applies(toy):
@@ -66,25 +94,49 @@ def test_equals_curvlinops_where_it_applies(toy):
             assert table.terms["overall"][row, column] == pytest.approx(expected, rel=1e-9)
 
 
-def test_equals_the_diagonal_form_where_one_weight_is_wrong(toy):
-    """`d'I d` has no cross terms then; three bits of error elsewhere would."""
+def test_diagonal_form_is_what_the_estimated_diagonal_gives(toy):
+    table = estimate(toy, form=DIAGONAL).table()
+    fisher = estimate_fisher(toy.loss, toy.parameters, toy.batches, QUIET)
+    for term in PAIRS:
+        for row, layer in enumerate(toy.layers):
+            for column, bits in enumerate(WIDTHS):
+                squared = toy.error(layer.name, bits).square()
+                expected = (fisher.diagonals[term][layer.name] * squared).sum().item()
+                assert table.terms[term][row, column] == pytest.approx(expected, rel=1e-10, abs=1e-20)
+
+
+def test_both_forms_agree_where_one_weight_is_wrong(toy):
+    """`d'I d` has no cross terms then."""
 
     def error(name, bits):
         one = torch.zeros_like(toy.parameters[name]).flatten()
         one[-1] = 2.0**-bits
         return one.view_as(toy.parameters[name])
 
-    block = estimate_block_sensitivity(
-        toy.loss, toy.parameters, toy.samples, error, toy.layers, WIDTHS, progress=False
-    ).table()
-    fisher = estimate_fisher(toy.loss, toy.parameters, toy.samples, progress=False)
-    diagonal = diagonal_sensitivity(fisher, error, toy.layers, WIDTHS)
+    toy.error = error
+    block, diagonal = (estimate(toy, form=form).table() for form in (BLOCK, DIAGONAL))
     for term in PAIRS:
         np.testing.assert_allclose(block.terms[term], diagonal.terms[term], rtol=1e-10, atol=1e-20)
 
 
-def test_float32_model_within_1e_4_of_the_float64_one(toy, toy32):
-    expected, found = estimate(toy).table(), estimate(toy32).table()
+def test_one_set_of_several(toy):
+    def losses(batch):
+        found = toy.loss(batch)
+        return {"overall": found["overall"], "critical:a": found["critical"], "critical:b": found["overall"]}
+
+    both = estimate_sensitivity(
+        losses, toy.parameters, toy.batches, toy.error, toy.layers, WIDTHS, settings=QUIET
+    )
+    expected, found = estimate(toy).table(), both.of_set("a").table()
+    for field in ("terms", "traces", "linear", "standard_errors"):
+        assert set(getattr(found, field)) == set(getattr(expected, field))
+        for term, values in getattr(expected, field).items():
+            np.testing.assert_allclose(getattr(found, field)[term], values, rtol=1e-10, atol=1e-20)
+
+
+@pytest.mark.parametrize("form", [BLOCK, DIAGONAL])
+def test_float32_model_within_1e_4_of_the_float64_one(toy, toy32, form):
+    expected, found = estimate(toy, form=form).table(), estimate(toy32, form=form).table()
     for term in ("overall", "critical"):
         np.testing.assert_allclose(found.terms[term], expected.terms[term], rtol=1e-4)
 
@@ -95,37 +147,37 @@ def test_float32_projection_of_a_large_layer():
     weight = nn.Parameter(torch.zeros(2_000_000))
     direction = torch.randn(weight.shape, generator=generator)
     error = torch.randn(weight.shape, generator=generator)
-    estimate = estimate_block_sensitivity(
-        lambda _: {"overall": weight @ direction},
+    estimate = estimate_sensitivity(
+        lambda _: {"overall": (weight @ direction)[None]},
         {"w": weight},
-        [0],
+        [[0]],
         lambda *_: error,
         [LayerInfo("w", weight.numel(), 1)],
         (2,),
-        progress=False,
+        settings=SINGLE,
     )
     expected = (direction.double() @ error.double()).item()
-    assert abs(estimate.projections["overall"].item() - expected) <= 1e-4 * error.double().norm().item()
+    assert abs(estimate.image_linear["overall"].item() - expected) <= 1e-4 * error.double().norm().item()
 
 
 def test_order_of_the_layers_is_kept_and_a_part_is_enough(toy):
     whole, part = estimate(toy), estimate(toy, toy.layers[2:0:-1])
     assert [layer.name for layer in part.layers] == ["head", "twice"]
-    for objective in toy.objectives:
+    for term in PAIRS:
         np.testing.assert_allclose(
-            part.projections[objective], whole.projections[objective][:, 2:0:-1], rtol=1e-12
+            part.image_terms[term], whole.image_terms[term][:, 2:0:-1], rtol=1e-12, atol=1e-24
         )
 
 
 def test_one_image_has_no_standard_error_and_one_objective_one_term(toy, tmp_path):
-    table = estimate_block_sensitivity(
-        lambda sample: {"overall": toy.loss(sample)["overall"]},
+    table = estimate_sensitivity(
+        lambda batch: {"overall": toy.loss(batch)["overall"]},
         toy.parameters,
-        toy.samples[:1],
+        [toy.samples[:1]],
         toy.error,
         toy.layers,
         WIDTHS,
-        progress=False,
+        settings=QUIET,
     ).table()
     assert table.standard_errors == {}
     assert list(table.terms) == ["overall"]

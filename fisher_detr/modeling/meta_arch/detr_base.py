@@ -150,6 +150,29 @@ class DetrBase(nn.Module):
         targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
         return [self.compare(predictions, targets, chosen, across_ranks) for chosen in category_sets]
 
+    def image_objectives(
+        self, batched_inputs: Batch, category_sets: list[CategorySet | None], aux_loss: bool = True
+    ) -> list[Tensor]:
+        """Total loss `[B]` of every image alone, from one forward pass; arguments as for `objectives`.
+
+        An image is divided by its own number of objects. In eval mode its loss does not depend on the others,
+        where all images have one size: padding is seen by the layers behind a norm.
+        """
+        predictions = self.decode(self.preprocess(batched_inputs))
+        if not aux_loss:
+            predictions = predictions.last_layer()
+        targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
+        images = [(predictions.of_image(i), [target]) for i, target in enumerate(targets)]
+        return [
+            torch.stack(
+                [
+                    torch.stack(list(self.compare(*image, chosen, across_ranks=False).values())).sum()
+                    for image in images
+                ]
+            )
+            for chosen in category_sets
+        ]
+
     def compare(
         self,
         predictions: Predictions,

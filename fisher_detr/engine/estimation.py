@@ -1,0 +1,174 @@
+"""Fisher information and sensitivities of a detector on its calibration images."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fisher_detr.data import batches_of_one_size
+from fisher_detr.engine.fisher_settings import FisherSettings
+from fisher_detr.engine.known_layers import KnownLayers
+from fisher_detr.engine.trace_penalty import twice_differentiable, without_tf32
+from fisher_detr.fisher import (
+    ErrorFn,
+    FisherEstimate,
+    GradientMethod,
+    HessianTraces,
+    LossFn,
+    MeasuredChanges,
+    PassFile,
+    UncaughtWeightError,
+    estimate_fisher,
+    estimate_hessian_traces,
+    estimate_sensitivity,
+    hawq_sensitivity,
+    measure_loss_changes,
+)
+from fisher_detr.modeling import DetrBase
+from fisher_detr.modeling.meta_arch.detr_base import Batch
+from fisher_detr.structures import CategorySet, LayerInfo, SensitivityForm, SensitivityTable
+
+logger = logging.getLogger(__name__)
+
+
+class Estimator:
+    """Estimates what follows from the gradients of a model's losses; what is asked for twice is kept."""
+
+    def __init__(
+        self,
+        model: DetrBase,
+        samples: Batch,
+        weights: Mapping[str, Tensor],
+        critical: CategorySet | None,
+        aux_loss: bool,
+        settings: FisherSettings,
+        folder: str | None = None,
+        origin: Mapping[str, Any] | None = None,
+    ):
+        """Build.
+
+        Args:
+            model: in eval mode, in full precision.
+            samples: calibration images as the mapper makes them, with `instances`.
+            weights: of the quantized layers, by layer name.
+            critical: the set C of the critical objective; None: no critical objective.
+            aux_loss: whether the losses of the decoder layers before the last count.
+            settings: how to estimate.
+            folder: where a pass that is cut off leaves what it has; None: nowhere.
+            origin: what decides the numbers beside the arguments of a call: such a pass goes on only where it
+                is the same.
+        """
+        self.weights = weights
+        self.settings = settings
+        self.losses = image_losses(model, critical, aux_loss)
+        self._model = model
+        self._samples = samples
+        self._folder = folder
+        self._origin = {**(origin or {}), "fisher": dataclasses.asdict(settings)}
+
+    @functools.cached_property
+    def batches(self) -> list[Batch]:
+        """The images in batches of one size: the loss of each is what it is alone."""
+        return batches_of_one_size(self._samples, self.settings.batch_size)
+
+    @functools.cached_property
+    def fisher(self) -> FisherEstimate:
+        """Fisher diagonals of L_A and, with a critical set, of L_F."""
+        return self._run("fisher", {}, lambda **keys: estimate_fisher(self.losses, self.weights, **keys))
+
+    @functools.cached_property
+    def hessian(self) -> HessianTraces:
+        """Hessian traces of the same losses (HAWQ-V2)."""
+        with twice_differentiable(self._model), without_tf32():
+            return estimate_hessian_traces(
+                self.losses,
+                self.weights,
+                self.batches,
+                self.settings.hawq_probes,
+                progress=self.settings.progress,
+            )
+
+    def sensitivity(
+        self,
+        form: SensitivityForm,
+        error: ErrorFn,
+        layers: Sequence[LayerInfo],
+        widths: Sequence[int],
+        meta: Mapping[str, Any],
+    ) -> SensitivityTable:
+        """Sensitivity of every layer and width to an error.
+
+        Args:
+            form: of the sensitivity.
+            error: quantization error by layer name and width.
+            layers: in the order of the table.
+            widths: candidate widths in bits.
+            meta: where the table comes from, the choice of the scales included.
+        """
+        if form is SensitivityForm.HAWQ_TRACE:
+            return hawq_sensitivity(self.hessian, self.weights, error, layers, widths, meta)
+        if form is SensitivityForm.MEASURED:
+            return self.measure(error, layers, widths, meta).table(meta)
+        estimate = self._run(
+            "sensitivity",
+            meta,
+            lambda **keys: estimate_sensitivity(
+                self.losses, self.weights, error=error, layers=layers, widths=widths, form=form, **keys
+            ),
+        )
+        return estimate.table(meta)
+
+    def measure(
+        self, error: ErrorFn, layers: Sequence[LayerInfo], widths: Sequence[int], meta: Mapping[str, Any]
+    ) -> MeasuredChanges:
+        """What quantizing one layer at a time does to the losses; arguments as for `sensitivity`."""
+        known = KnownLayers(self._path("measured.npz"), self._digest(meta))
+        changes = measure_loss_changes(
+            self.losses,
+            self.weights,
+            self.batches,
+            error,
+            layers,
+            widths,
+            self.settings.progress,
+            known.read(),
+            known.add,
+        )
+        known.remove()
+        return changes
+
+    def _run(self, name: str, meta: Mapping[str, Any], estimate: Callable) -> Any:
+        """A pass over the images that goes on where it was cut off."""
+        keeper = PassFile(self._path(f"{name}.safetensors"), self._digest(meta), self.settings.save_every)
+        keys = {"batches": self.batches, "keeper": keeper if self._folder else None}
+        try:
+            found = estimate(settings=self.settings.of_pass(), **keys)
+        except UncaughtWeightError as error:
+            logger.warning("%s: images are differentiated one by one, which takes longer", error)
+            single = dataclasses.replace(self.settings, method=GradientMethod.SINGLE)
+            found = estimate(settings=single.of_pass(), **keys)
+        keeper.remove()
+        return found
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._folder or "", f"partial_{name}")
+
+    def _digest(self, meta: Mapping[str, Any]) -> str:
+        content = json.dumps({**self._origin, **meta}, sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def image_losses(model: DetrBase, critical: CategorySet | None, aux_loss: bool = True) -> LossFn:
+    """Losses of the images of a batch: `overall` L_A and, with a set, `critical` L_F of the same forward."""
+    sets = {"overall": None} if critical is None else {"overall": None, "critical": critical}
+
+    def losses(batch: Batch) -> dict[str, Tensor]:
+        return dict(zip(sets, model.image_objectives(batch, list(sets.values()), aux_loss), strict=True))
+
+    return losses

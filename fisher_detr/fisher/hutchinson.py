@@ -1,0 +1,235 @@
+"""HAWQ-V2's sensitivity (arXiv 1911.03852): the average Hessian trace of a layer times its squared error.
+
+`tr H = E[v'Hv]` for random signs v (Hutchinson). One pair of backward passes gives Hv of all layers at once:
+`E[v_l'(Hv)_l] = tr H_ll`, since the signs of two layers are independent.
+
+Legend: K batches, N images, P probes, L layers, W widths.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fisher_detr.fisher.gradients import LossFn, check_losses, check_parameters, requiring_grad
+from fisher_detr.fisher.sensitivity import ErrorFn, checked_error, select_layers
+from fisher_detr.fisher.statistics import of_set, standard_error
+from fisher_detr.fisher.trace_penalty import differentiate_again, require_twice_differentiable
+from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable
+
+_INSTEAD = "take a form of the sensitivity that needs none"
+
+
+@dataclasses.dataclass(frozen=True)
+class HessianTraces:
+    """Hutchinson's samples of the Hessian trace of each layer.
+
+    Attributes:
+        layers: names of the L layers.
+        samples: `v_l'(Hv)_l` by objective, `[K, P, L]` float64, where H is the Hessian of the *sum* of the
+            losses of a batch's images.
+        batch_sizes: images of each batch, `[K]`; N together.
+    """
+
+    layers: tuple[str, ...]
+    samples: Mapping[str, np.ndarray]
+    batch_sizes: np.ndarray
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return int(self.batch_sizes.sum())
+
+    def of_set(self, name: str) -> "HessianTraces":
+        """The part of one critical set among several, with the objectives "overall" and "critical"."""
+        return dataclasses.replace(self, samples=of_set(self.samples, name))
+
+    @property
+    def traces(self) -> dict[str, np.ndarray]:
+        """Trace of the Hessian of the *mean* loss over all images by objective, `[L]`; may be negative."""
+        return {o: values.mean(axis=1).sum(axis=0) / self.num_images for o, values in self.samples.items()}
+
+    @property
+    def standard_errors(self) -> dict[str, np.ndarray]:
+        """Standard errors of the traces over images and probes by objective, `[L]`; infinite for one batch.
+
+        From the differences between batches, which have their own images and probes.
+        """
+        errors = {}
+        for objective, trace in self.traces.items():
+            residuals = self.samples[objective].mean(axis=1) - self.batch_sizes[:, None] * trace  # [K, L]
+            errors[objective] = standard_error(residuals) * len(residuals) / self.num_images
+        return errors
+
+    @property
+    def probe_errors(self) -> dict[str, np.ndarray]:
+        """The part of the standard errors that more probes would remove, `[L]`; infinite for one probe."""
+        errors = {}
+        for objective, values in self.samples.items():
+            of_batches = standard_error(values.swapaxes(0, 1))  # [K, L]
+            errors[objective] = np.sqrt(np.square(of_batches).sum(axis=0)) / self.num_images
+        return errors
+
+
+def estimate_hessian_traces(
+    loss_fn: LossFn,
+    parameters: Mapping[str, Tensor],
+    batches: Iterable[Sequence[Any]],
+    num_probes: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> HessianTraces:
+    """Estimate the Hessian trace of every layer and objective by differentiating twice.
+
+    Every batch has probes of its own, the same for all objectives. A batch's memory is that of training it
+    with the graph of the gradient on top, and one probe.
+
+    Args:
+        loss_fn: maps a batch to losses by objective, `[B]` each: of every image alone. A model in eval mode,
+            of operators that have a second derivative.
+        parameters: weights by layer name; leaf tensors, each listed once. Frozen ones take part.
+        batches: the images.
+        num_probes: P for each batch.
+        seed: of the probes; they are drawn on the CPU, and are the same on every device.
+        progress: show a progress bar, on a terminal.
+
+    Returns:
+        The samples; see `hawq_sensitivity`.
+
+    Raises:
+        ValueError: no images or probes, a weight that is no leaf, an operator without a second derivative, a
+            loss that depends on no weight, or one that is not finite or of another shape, or whose second
+            derivative is not finite.
+    """
+    check_parameters(parameters)
+    if num_probes < 1:
+        raise ValueError(f"{num_probes} probes: the Hessian trace needs at least one")
+    sampler = _Sampler(parameters, num_probes, seed)
+    with requiring_grad(parameters, True):
+        for batch in tqdm(batches, desc="Hessian traces", unit="batch", disable=None if progress else True):
+            with torch.enable_grad():  # not around the loop: the caller's code runs between batches
+                sampler.add(loss_fn(batch), len(batch))
+    return sampler.result()
+
+
+def hawq_sensitivity(
+    estimate: HessianTraces,
+    parameters: Mapping[str, Tensor],
+    error: ErrorFn,
+    layers: Sequence[LayerInfo],
+    widths: Sequence[int],
+    meta: Mapping[str, Any] | None = None,
+) -> SensitivityTable:
+    """Sensitivity `max(tr H_l, 0) / n_l ||d||^2` of every layer and width, for each objective.
+
+    n_l is the number of the layer's weights. A trace below zero, of noise or of a loss that is not at its
+    minimum, counts as zero: the layer is taken for flat. The traces that normalise an objective are those.
+
+    Args:
+        estimate: the Hessian traces.
+        parameters: weights by layer name.
+        error: quantization error by layer name and width.
+        layers: the layers to allocate bits to, in the order of the table.
+        widths: candidate widths in bits, ascending.
+        meta: where it comes from.
+
+    Returns:
+        The table, in the form HAWQ_TRACE, in units of the loss; no cross term.
+
+    Raises:
+        ValueError: a layer without a trace or weight, or an error of another shape.
+    """
+    order = [estimate.layers.index(name) for name in select_layers(estimate.layers, layers)]
+    select_layers(parameters, layers)
+    factors = np.zeros((len(layers), len(widths)))  # ||d||^2 / n
+    for row, layer in enumerate(layers):
+        weight = parameters[layer.name]
+        for column, bits in enumerate(widths):
+            squared = checked_error(error, layer.name, bits, weight).double().square().sum()
+            factors[row, column] = squared.item() / weight.numel()
+    traces = {objective: trace[order].clip(min=0.0) for objective, trace in estimate.traces.items()}
+    errors = {o: e[order, None] * factors for o, e in estimate.standard_errors.items()}
+    return SensitivityTable(
+        layers=tuple(layers),
+        widths=tuple(widths),
+        terms={objective: trace[:, None] * factors for objective, trace in traces.items()},
+        traces=traces,
+        form=SensitivityForm.HAWQ_TRACE,
+        standard_errors=errors if len(estimate.batch_sizes) > 1 else {},
+        meta={
+            **(meta or {}),
+            "num_images": estimate.num_images,
+            "num_probes": next(iter(estimate.samples.values())).shape[1],
+        },
+    )
+
+
+class _Sampler:
+    """Collects `v_l'(Hv)_l`, batch by batch."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], num_probes: int, seed: int):
+        self._parameters, self._num_probes, self._seed = parameters, num_probes, seed
+        self._samples: dict[str, list[np.ndarray]] = {}
+        self._sizes: list[int] = []
+        self._checked: set[str] = set()  # objectives that depend on weights
+
+    def add(self, losses: Mapping[str, Tensor], num_images: int) -> None:
+        """Take the losses of a batch, `[B]` by objective."""
+        check_losses(losses, num_images)
+        first = sum(self._sizes)
+        if self._samples and tuple(losses) != tuple(self._samples):
+            raise ValueError(
+                f"image {first} has objectives {list(losses)}, expected {list(self._samples)}: the same on "
+                "every image"
+            )
+        for objective, values in losses.items():
+            products = self._probe(objective, values.sum())
+            if broken := np.flatnonzero(~np.isfinite(products).all(axis=0)).tolist():
+                raise ValueError(
+                    f"second derivative of loss {objective!r} on images {first} to {first + num_images - 1} "
+                    f"is not finite in layer {list(self._parameters)[broken[0]]!r}: check the images, their "
+                    "labels and the checkpoint"
+                )
+            self._samples.setdefault(objective, []).append(products)
+        self._sizes.append(num_images)
+
+    def result(self) -> HessianTraces:
+        """Of all batches together."""
+        if not self._sizes:
+            raise ValueError("no images: the Hessian trace needs at least one")
+        if constant := sorted(set(self._samples) - self._checked):
+            hint = "they were computed under torch.no_grad() or depend on no weight"
+            raise ValueError(f"losses {constant} have no gradient on any image: {hint}")
+        stacked = {objective: np.stack(of_batches) for objective, of_batches in self._samples.items()}
+        return HessianTraces(tuple(self._parameters), stacked, np.array(self._sizes))
+
+    def _probe(self, objective: str, loss: Tensor) -> np.ndarray:
+        """Samples of one batch, `[P, L]`."""
+        weights = list(self._parameters.values())
+        if not loss.requires_grad:  # a constant, such as the loss of nothing
+            return np.zeros((self._num_probes, len(weights)))
+        if objective not in self._checked:
+            require_twice_differentiable(loss, weights, _INSTEAD)
+            self._checked.add(objective)
+        gradient = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+        generator = self._generator()
+        rows = []
+        for _ in range(self._num_probes):
+            signs = [_random_signs(weight, generator) for weight in weights]
+            products = differentiate_again(gradient, weights, signs, retain_graph=True, instead=_INSTEAD)
+            rows.append([torch.sum(v * p, dtype=torch.float64) for v, p in zip(signs, products, strict=True)])
+        return torch.stack([torch.stack(row) for row in rows]).cpu().numpy()
+
+    def _generator(self) -> torch.Generator:
+        """Of the probes of the batch to come: the same for all objectives, whatever came before."""
+        state = np.random.SeedSequence((self._seed, len(self._sizes))).generate_state(1)
+        return torch.Generator().manual_seed(int(state[0]))
+
+
+def _random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Rademacher variables."""
+    return torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8).to(like).mul_(2).sub_(1)
