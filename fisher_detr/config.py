@@ -178,6 +178,14 @@ def _add_quantization(cfg: CN) -> None:
     quant.WEIGHT.PER_CHANNEL = True
     # Scale from "max" of |w|, least squared error "mse", or least Fisher-weighted squared error "fisher".
     quant.WEIGHT.SCALE = "fisher"
+    # Rounding to "nearest", or against the "fisher" information: errors within an output channel then make up
+    # for each other.
+    quant.WEIGHT.ROUNDING = "nearest"
+    # For ROUNDING "fisher": part of the mean interaction of a weight with itself that is added to each.
+    quant.WEIGHT.DAMPING = 0.01
+    # Bring the mean output of quantized layers back by their biases: "none"; "own" (what the float layer
+    # makes of the same inputs); "sequential" (what it gives in the float model, a pass for each layer).
+    quant.BIAS_CORRECTION = "none"
     quant.ACTIVATION = CN()
     # Width in bits of the input of every quantized layer (affine, per tensor). 0: not quantized.
     quant.ACTIVATION.BITS = 8

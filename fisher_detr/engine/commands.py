@@ -130,8 +130,8 @@ def quantize(cfg: CfgNode) -> DetrBase:
 def quantize_once(cfg: CfgNode) -> DetrBase | None:
     """Quantize MODEL.WEIGHTS after training; save the quantized model and its config beside its allocation.
 
-    A training in the same OUTPUT_DIR keeps its config and can still be resumed. The main process does it
-    alone, and the others wait.
+    A training in the same OUTPUT_DIR keeps its config and can still be resumed. All ranks must call: they
+    share the calibration images.
 
     Returns:
         the model; None in the other processes.
@@ -141,10 +141,10 @@ def quantize_once(cfg: CfgNode) -> DetrBase | None:
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to calibrate on")
+    quantized = run_post_training(cfg, load_float(cfg))
     with main_process_works():
         if not comm.is_main_process():
             return None
-        quantized = run_post_training(cfg, load_float(cfg))
         checkpointer = SafeCheckpointer(quantized.model, cfg.OUTPUT_DIR)
         checkpointer.save(QUANTIZED_NAME, tag=False, bits=dict(quantized.allocation.bits))
         save_config(cfg, f"{QUANTIZED_NAME}.yaml")

@@ -22,7 +22,7 @@ from fisher_detr.engine.qat_settings import PenaltyObjective
 from fisher_detr.engine.trainer_check import trainer_mistakes
 from fisher_detr.fisher import GradientMethod, PenaltyMethod, TraceEstimate
 from fisher_detr.modeling import BoxLoss
-from fisher_detr.quantization import RangeMethod, ScaleTraining
+from fisher_detr.quantization import BiasMode, RangeMethod, RoundingMethod, ScaleTraining
 from fisher_detr.structures import (
     MAX_BITS,
     MIN_BITS,
@@ -43,6 +43,7 @@ _CHOICES: dict[str, type[enum.StrEnum]] = {
     "MODEL.DETR.CLASS_LOSS": ClassLoss,
     "CRITICAL.BOX_LOSS": BoxLoss,
     "QUANT.WEIGHT.SCALE": ScaleMethod,
+    "QUANT.WEIGHT.ROUNDING": RoundingMethod,
     "QUANT.ACTIVATION.RANGE": RangeMethod,
     "ALLOCATION.ARM": Arm,
     "ALLOCATION.SENSITIVITY": SensitivityForm,
@@ -199,6 +200,15 @@ def _quantization(cfg: CfgNode) -> Iterator[str]:
         yield (
             "QUANT.ATTENTION_PRODUCTS quantizes activations and QUANT.ACTIVATION.BITS is 0: "
             f"set it to {MIN_BITS} to {MAX_BITS}"
+        )
+    if quant.BIAS_CORRECTION not in ("none", *BiasMode):
+        yield f"QUANT.BIAS_CORRECTION is {quant.BIAS_CORRECTION!r}, expected none, {', '.join(BiasMode)}"
+    if not 0 <= quant.WEIGHT.DAMPING < float("inf"):
+        yield f"QUANT.WEIGHT.DAMPING is {quant.WEIGHT.DAMPING:g}, expected 0 or more"
+    if quant.WEIGHT.ROUNDING == RoundingMethod.FISHER and cfg.FISHER.METHOD == GradientMethod.SINGLE:
+        yield (
+            "QUANT.WEIGHT.ROUNDING is fisher and FISHER.METHOD single, which knows no inputs of layers: set "
+            "the latter to batched"
         )
     if quant.CALIBRATION.NUM_IMAGES < 1:
         yield f"QUANT.CALIBRATION.NUM_IMAGES is {quant.CALIBRATION.NUM_IMAGES}, expected 1 or more"

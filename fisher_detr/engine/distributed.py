@@ -7,12 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from detectron2.utils import comm
 from torch import distributed, nn
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # What torchrun tells each process that it starts.
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -75,6 +77,11 @@ class Rank:
             # Upon the first end of a rank torchrun ends the others: it must not be this one's.
             time.sleep(_SPEAKING)
             sys.exit(1)
+
+
+def from_main(value: T) -> T:
+    """The main process's value, on every rank."""
+    return comm.all_gather(value)[0] if comm.get_world_size() > 1 else value
 
 
 def distribute(model: nn.Module) -> nn.Module:

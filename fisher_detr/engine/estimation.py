@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from detectron2.utils import comm
 from torch import Tensor
 
 from fisher_detr.data import batches_of_one_size
@@ -26,13 +27,14 @@ from fisher_detr.fisher import (
     UncaughtWeightError,
     estimate_fisher,
     estimate_hessian_traces,
+    estimate_input_moments,
     estimate_sensitivity,
     hawq_sensitivity,
     measure_loss_changes,
 )
 from fisher_detr.modeling import DetrBase
 from fisher_detr.modeling.meta_arch.detr_base import Batch
-from fisher_detr.structures import CategorySet, LayerInfo, SensitivityForm, SensitivityTable
+from fisher_detr.structures import CategorySet, LayerInfo, Objective, SensitivityForm, SensitivityTable
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Estimator:
         self.settings = settings
         self.losses = image_losses(model, critical, aux_loss)
         self._model = model
+        self._moments: dict[Objective, dict[str, Tensor]] = {}
         self._samples = samples
         self._folder = folder
         self._origin = {**(origin or {}), "fisher": dataclasses.asdict(settings)}
@@ -81,6 +84,17 @@ class Estimator:
     def fisher(self) -> FisherEstimate:
         """Fisher diagonals of L_A and, with a critical set, of L_F."""
         return self._run("fisher", {}, lambda **keys: estimate_fisher(self.losses, self.weights, **keys))
+
+    def moments(self, objective: Objective) -> dict[str, Tensor]:
+        """How errors of one output channel's weights interact, of every layer, by an objective."""
+        if objective not in self._moments:
+            factors = objective.factors(self.fisher.traces)
+            self._moments[objective] = self._run(
+                "moments",
+                {"factors": factors},
+                lambda **keys: estimate_input_moments(self.losses, self.weights, factors=factors, **keys),
+            )
+        return self._moments[objective]
 
     @functools.cached_property
     def hessian(self) -> HessianTraces:
@@ -128,18 +142,16 @@ class Estimator:
         self, error: ErrorFn, layers: Sequence[LayerInfo], widths: Sequence[int], meta: Mapping[str, Any]
     ) -> MeasuredChanges:
         """What quantizing one layer at a time does to the losses; arguments as for `sensitivity`."""
-        known = KnownLayers(self._path("measured.npz"), self._digest(meta))
-        changes = measure_loss_changes(
-            self.losses,
-            self.weights,
-            self.batches,
-            error,
-            layers,
-            widths,
-            self.settings.progress,
-            known.read(),
-            known.add,
+        rank, size = comm.get_rank(), comm.get_world_size()
+        known = KnownLayers(self._path(f"measured.{rank}.npz"), self._digest(meta))
+        measure = functools.partial(
+            measure_loss_changes, self.losses, self.weights, self.batches, error, widths=widths
         )
+        found = known.read()
+        if own := layers[rank::size]:  # ranks share the layers
+            measure(layers=own, progress=self.settings.progress, known=found, on_layer=known.add)
+        together = {name: found for part in comm.all_gather(known.layers) for name, found in part.items()}
+        changes = measure(layers=layers, progress=False, known=together)
         known.remove()
         return changes
 

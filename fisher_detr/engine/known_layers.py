@@ -14,32 +14,36 @@ _SETTINGS = "settings"
 
 
 class KnownLayers:
-    """Changes of the losses by layer, `[O, N, W]` each, of one kind of settings."""
+    """Changes of the losses by layer, `[O, N, W]` each, of one kind of settings.
+
+    Attributes:
+        layers: those that are done.
+    """
 
     def __init__(self, path: str | os.PathLike, settings: str):
         """Args are the file, and a digest of all that decides the numbers."""
         self._path = Path(path)
         self._settings = settings
-        self._layers: dict[str, np.ndarray] = {}
+        self.layers: dict[str, np.ndarray] = {}
 
     def read(self) -> dict[str, np.ndarray]:
-        """What an earlier run of the same settings has left."""
+        """Take over what an earlier run of the same settings has left."""
         if self._path.exists():
             try:
                 with np.load(self._path, allow_pickle=False) as file:
                     found = dict(file)
                 if str(found.pop(_SETTINGS)) == self._settings:
-                    self._layers = found
+                    self.layers = found
                 else:
                     logger.warning("%s is of other settings: the measurement begins anew", self._path)
             except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 logger.warning("%s cannot be read (%s): the measurement begins anew", self._path, error)
-        return dict(self._layers)
+        return dict(self.layers)
 
     def add(self, layer: str, changes: np.ndarray) -> None:
         """One layer more is done."""
-        self._layers[layer] = changes
-        content = {_SETTINGS: np.array(self._settings), **self._layers}
+        self.layers[layer] = changes
+        content = {_SETTINGS: np.array(self._settings), **self.layers}
         write_atomically(self._path, lambda file: np.savez(file, **content), durable=False)
 
     def remove(self) -> None:

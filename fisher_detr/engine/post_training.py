@@ -12,25 +12,34 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from torch import Tensor
 
 from fisher_detr.allocation import allocate_arm
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
+from fisher_detr.engine.calibration import calibrate_on_ranks
+from fisher_detr.engine.distributed import from_main
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.files import sha256_of
+from fisher_detr.fisher import ErrorFn
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import (
+    ActivationQuantizer,
     CoverageReport,
-    calibrate_activations,
+    FisherRounding,
+    RoundingMethod,
+    bypassed,
+    correct_biases,
     fold_batch_norm,
     freeze_batch_norm,
     layer_infos,
     quantizable_layers,
     quantization_error,
     quantize_model,
+    round_weights,
     trace_products,
 )
 from fisher_detr.structures import (
@@ -170,6 +179,12 @@ class PostTrainingQuantizer:
             return None
         return self.estimator.fisher.combined(self.objective(arm))
 
+    def moments(self, arm: Arm) -> dict[str, Tensor] | None:
+        """How errors within an output channel interact by an arm's objective, where rounding asks for it."""
+        if self.settings.rounding is RoundingMethod.NEAREST:
+            return None
+        return self.estimator.moments(self.objective(arm))
+
     def sensitivity(self, arm: Arm) -> SensitivityTable:
         """Sensitivity of every layer and width to the actual quantization error under an arm's scales."""
         objective = self.objective(arm)
@@ -195,7 +210,7 @@ class PostTrainingQuantizer:
             table = table.at_widths(settings.widths)
         elif arm is not Arm.UNIFORM:
             table = self.sensitivity(arm)
-        return allocate_arm(
+        plan = allocate_arm(
             arm,
             self.layers,
             average_bits,
@@ -204,30 +219,52 @@ class PostTrainingQuantizer:
             settings.mip_gap,
             settings.time_limit,
         )
+        return from_main(plan)  # a search that its time limit ends depends on the machine
 
     def quantize(self, allocation: BitAllocation, arm: Arm) -> QuantizedModel:
         """A quantized, calibrated copy of the model, with an arm's scales."""
         model = copy.deepcopy(self.model)
         report = insert_quantizers(model, allocation, self.settings, self.scale_fisher(arm))
+        if moments := self.moments(arm):
+            round_weights(model, moments, damping=self.settings.damping)
+        self._correct_biases(model)
         if self.settings.activation_bits:
-            calibrate_activations(
-                model,
-                [[sample] for sample in self.samples],  # one by one: no padding, whatever the sizes
-                self.settings.activation_range,
-                percentile=self.settings.percentile,
-            )
+            calibrate_on_ranks(model, self.samples, self.settings.activation_range, self.settings.percentile)
         traced = trace_products(model, lambda: model(self.samples[:1]))
         return QuantizedModel(model, allocation, report.with_traced(traced))
 
+    def _correct_biases(self, model: DetrBase) -> None:
+        if self.settings.bias_correction is None:
+            return
+        with bypassed(model, ActivationQuantizer):  # which have no range yet
+            correct_biases(
+                model, self.model, [[sample] for sample in self.samples], self.settings.bias_correction
+            )
+
     def _estimate_sensitivity(self, arm: Arm) -> SensitivityTable:
-        settings, fisher = self.settings, self.scale_fisher(arm)
+        settings = self.settings
+        error = self._error_fn(arm)
+        return self.estimator.sensitivity(settings.form, error, self.layers, settings.widths, self._meta(arm))
+
+    def _error_fn(self, arm: Arm) -> ErrorFn:
+        """Errors of a layer's weights under an arm's scales and rounding."""
+        settings, fisher, moments = self.settings, self.scale_fisher(arm), self.moments(arm)
+
+        @functools.lru_cache(maxsize=1)  # layer by layer, all widths of each
+        def rounding(name: str) -> FisherRounding | None:
+            return moments and FisherRounding(self.weights[name], moments[name], settings.damping)
 
         def error(name: str, bits: int) -> Tensor:
-            importance = None if fisher is None else fisher[name]
-            weight = self.weights[name]
-            return quantization_error(weight, bits, settings.scale, settings.per_channel, importance)
+            return quantization_error(
+                self.weights[name],
+                bits,
+                settings.scale,
+                settings.per_channel,
+                fisher and fisher[name],
+                rounding(name),
+            )
 
-        return self.estimator.sensitivity(settings.form, error, self.layers, settings.widths, self._meta(arm))
+        return error
 
     def _meta(self, arm: Arm) -> dict[str, Any]:
         """Where a table comes from, as plain JSON."""
@@ -263,7 +300,7 @@ class PostTrainingQuantizer:
 def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What two tables must agree in to be interchangeable."""
     settings = meta.get("settings") or {}
-    keys = ("scale", "form", "per_channel", "fold_norm", "aux_loss")
+    keys = ("scale", "form", "rounding", "per_channel", "fold_norm", "aux_loss")
     critical = meta.get("critical_set") or {}
     return {
         "objective": meta.get("objective"),
@@ -307,6 +344,8 @@ def insert_quantizers(
 def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     """Quantize a loaded model as the config says, and leave the files of the run in OUTPUT_DIR.
 
+    All ranks must call: they share the calibration images.
+
     Args:
         cfg: with QUANT.ENABLED.
         model: in full precision, with its weights; changed.
@@ -323,11 +362,12 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, SensitivityTable.load(keys.SENSITIVITY_FILE))
     else:
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
-        if arm is not Arm.UNIFORM:
+        if arm is not Arm.UNIFORM and comm.is_main_process():
             quantizer.sensitivity(arm).save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
     quantized = quantizer.quantize(allocation, arm)
-    allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
-    quantized.coverage.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
+    if comm.is_main_process():
+        allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
+        quantized.coverage.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
     logger.info("Coverage:\n%s", quantized.coverage)
     return quantized
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from detectron2.config import CfgNode
 
-from fisher_detr.quantization import RangeMethod
+from fisher_detr.quantization import BiasMode, RangeMethod, RoundingMethod
 from fisher_detr.structures import Combination, Objective, ScaleMethod, SensitivityForm
 
 
@@ -17,6 +17,9 @@ class QuantSettings:
     attention_products: bool
     per_channel: bool
     scale: ScaleMethod
+    rounding: RoundingMethod
+    damping: float
+    bias_correction: BiasMode | None
     activation_bits: int
     activation_range: RangeMethod
     percentile: float
@@ -41,6 +44,9 @@ class QuantSettings:
             attention_products=quant.ATTENTION_PRODUCTS,
             per_channel=quant.WEIGHT.PER_CHANNEL,
             scale=ScaleMethod(quant.WEIGHT.SCALE),
+            rounding=RoundingMethod(quant.WEIGHT.ROUNDING),
+            damping=quant.WEIGHT.DAMPING,
+            bias_correction=None if quant.BIAS_CORRECTION == "none" else BiasMode(quant.BIAS_CORRECTION),
             activation_bits=quant.ACTIVATION.BITS,
             activation_range=RangeMethod(quant.ACTIVATION.RANGE),
             percentile=quant.ACTIVATION.PERCENTILE,

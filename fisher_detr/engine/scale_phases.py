@@ -6,9 +6,9 @@ import enum
 from typing import Any
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 
+from fisher_detr.engine.calibration import add_of_ranks
 from fisher_detr.quantization import (
     ActivationQuantizer,
     Histogram,
@@ -136,7 +136,7 @@ class ScalePhases:
             self._hold()
             return
         if phase is Phase.OBSERVE:
-            _add_of_ranks(self._recorded, self._seen)
+            add_of_ranks(self._recorded, self._seen)
             self._seen.clear()
         keep_scales_positive(self.model)
         if self.schedule.weights is ScaleTraining.MINMAX:
@@ -204,13 +204,6 @@ class ScalePhases:
         """An optimizer moves a parameter on by its momentum: put the scales back."""
         if self._held:
             torch._foreach_copy_(list(learned_scales(self.model)), self._held)
-
-
-def _add_of_ranks(total: dict[str, Histogram], seen: dict[str, Histogram]) -> None:
-    """Add what every rank has seen: any of them can then save the whole."""
-    for of_rank in comm.all_gather({name: found.state_dict() for name, found in seen.items()}):
-        for name, state in of_rank.items():
-            total.setdefault(name, Histogram()).add(Histogram.from_state(state))
 
 
 def _require_learned(model: nn.Module, schedule: QATSchedule) -> None:

@@ -1,11 +1,13 @@
 """Fisher information and sensitivity, from a loss callable and named parameters."""
 
 from fisher_detr.fisher.agreement import MisrankedLayer, PredictionCheck, RankAgreement
-from fisher_detr.fisher.diagonal import FisherEstimate, PassKeeper, estimate_fisher
+from fisher_detr.fisher.diagonal import FisherEstimate, estimate_fisher
 from fisher_detr.fisher.gradients import GradientMethod, LossFn, image_gradients
 from fisher_detr.fisher.hutchinson import HessianTraces, estimate_hessian_traces, hawq_sensitivity
-from fisher_detr.fisher.image_pass import ImagePass, PassSettings
+from fisher_detr.fisher.image_pass import ImagePass, PassKeeper, PassSettings
+from fisher_detr.fisher.input_moments import input_moment
 from fisher_detr.fisher.measurement import MeasuredChanges, evaluate_losses, measure_loss_changes
+from fisher_detr.fisher.moments import estimate_input_moments
 from fisher_detr.fisher.pass_file import PassFile
 from fisher_detr.fisher.sensitivity import ErrorFn, SensitivityEstimate, estimate_sensitivity
 from fisher_detr.fisher.statistics import standard_error
@@ -41,11 +43,13 @@ __all__ = [
     "TraceEstimate",
     "UncaughtWeightError",
     "estimate_fisher",
+    "estimate_input_moments",
     "estimate_hessian_traces",
     "estimate_sensitivity",
     "evaluate_losses",
     "hawq_sensitivity",
     "image_gradients",
+    "input_moment",
     "measure_loss_changes",
     "require_twice_differentiable",
     "squared_norm",

@@ -1,20 +1,17 @@
 """Diagonal and trace of the empirical Fisher information."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from fisher_detr.fisher.gradients import LossFn
-from fisher_detr.fisher.image_pass import ImagePass, PassSettings
+from fisher_detr.fisher.image_pass import ImagePass, PassKeeper, PassSettings
 from fisher_detr.fisher.image_sums import DiagonalSums, diagonal_name
 from fisher_detr.fisher.statistics import of_set, standard_error, term_pairs
 from fisher_detr.structures import Objective
-
-# Opens a pass where an earlier one stopped; returns what to call after each batch.
-PassKeeper = Callable[[ImagePass], Callable[[ImagePass], None]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher_detr.fisher.weight_products import Visitor, WeightProducts
+from fisher_detr.fisher.weight_products import Product, Visitor, WeightProducts
 
 # Images of a batch -> losses by objective, `[B]` each: of every image alone.
 LossFn = Callable[[Sequence[Any]], Mapping[str, Tensor]]
@@ -30,6 +30,7 @@ def image_gradients(
     visitor: Visitor,
     method: GradientMethod = GradientMethod.BATCHED,
     select: Select | None = None,
+    of_products: Callable[[str, Sequence[Product], Sequence[int]], None] | None = None,
 ) -> dict[str, Tensor]:
     """Differentiate every objective on every image of a batch: one forward pass.
 
@@ -44,6 +45,8 @@ def image_gradients(
             `[O, *weight.shape]`; not for a layer on which no objective depends.
         method: how the images are told apart.
         select: chooses the images to differentiate; None: all.
+        of_products: called with each such layer, the products of its weight and the chosen images; not with
+            the method SINGLE, which knows no products.
 
     Returns:
         The losses, detached.
@@ -64,7 +67,9 @@ def image_gradients(
         if products is None and images:
             _visit_one(chosen, parameters, visitor)
         elif images:
-            products.visit(chosen, _only(images, visitor))
+            products.visit(
+                chosen, _only(images, visitor), of_products and (lambda *args: of_products(*args, images))
+            )
     return {objective: loss.detach() for objective, loss in losses.items()}
 
 

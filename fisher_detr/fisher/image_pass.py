@@ -14,9 +14,12 @@ from fisher_detr.fisher.gradients import GradientMethod, LossFn, check_parameter
 from fisher_detr.fisher.image_sums import ImageSums, TraceRows
 from fisher_detr.fisher.ranks import gather_rows, gathered, rank_and_size, sum_over_ranks
 from fisher_detr.fisher.statistics import standard_error
+from fisher_detr.fisher.weight_products import Product
 
 logger = logging.getLogger(__name__)
 
+# Opens a pass where an earlier one stopped; returns what to call after each batch.
+PassKeeper = Callable[["ImagePass"], Callable[["ImagePass"], None]]
 _SAME_NORM = 0.01  # part to which float32 norms of one gradient agree, by factors and by autograd
 _HINT = "check the image, its labels and the checkpoint"
 
@@ -163,7 +166,13 @@ class ImagePass:
             for part in self.sums:
                 part.add(layer, rows[image], gradients)
 
-        image_gradients(self._loss_fn, self._parameters, batch, visit, self.settings.method, select)
+        def visit_products(layer: str, products: Sequence[Product], images: Sequence[int]) -> None:
+            for part in self.sums:
+                part.add_products(layer, products, images)
+
+        image_gradients(
+            self._loss_fn, self._parameters, batch, visit, self.settings.method, select, visit_products
+        )
         for part in self.sums:
             part.end()
         self._check_gradients(first, {row: describe(start + i, batch[i]) for i, row in rows.items()})
@@ -239,7 +248,8 @@ class ImagePass:
         order = np.argsort([position for _, _, positions in parts for position in positions])
         for part in self.sums:
             part.begin(0, self.objectives)  # on a rank that had no batch
-            part.rows = gather_rows(part.rows)[order]
+            rows = gather_rows(part.rows)
+            part.rows = rows[order] if len(rows) else rows
             for total in part.sums.values():
                 sum_over_ranks(total)
         self.positions = sorted(position for _, _, positions in parts for position in positions)

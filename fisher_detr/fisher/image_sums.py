@@ -4,24 +4,29 @@ Legend: N images, L layers, O objectives, T terms (pairs of objectives), W width
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fisher_detr.fisher.statistics import term_pairs
+from fisher_detr.fisher.weight_products import Product
 
 
-class ImageSums(Protocol):
-    """Takes the gradients of one image and layer at a time.
+class ImageSums:
+    """Takes the gradients of one image and layer at a time; what a part does not need passes it by.
 
     Attributes:
-        rows: numbers of every image, `[N, ...]` float64.
+        rows: numbers of every image, `[N, ...]` float64; empty where there are none.
         sums: sums over the images, by name.
     """
 
-    rows: Tensor
-    sums: dict[str, Tensor]
+    def __init__(self, weights: Mapping[str, Tensor]):
+        """Args are the weights by layer name."""
+        # Where the gradients are, so that nobody waits for a GPU after each.
+        device = next(iter(weights.values())).device
+        self.rows = torch.zeros(0, dtype=torch.float64, device=device)
+        self.sums: dict[str, Tensor] = {}
+        self._index = {layer: position for position, layer in enumerate(weights)}
 
     def begin(self, num_images: int, objectives: Sequence[str]) -> None:
         """That many images more."""
@@ -29,34 +34,31 @@ class ImageSums(Protocol):
     def add(self, layer: str, image: int, gradients: Tensor) -> None:
         """The gradients `[O, *weight.shape]` of one of the images that were begun, 0 being the first ever."""
 
+    def add_products(self, layer: str, products: Sequence[Product], images: Sequence[int]) -> None:
+        """The products of a layer's weight in a batch, and which of its images count."""
+
     def end(self) -> None:
         """All gradients of the images that were begun have been given."""
 
+    def _more_rows(self, num_images: int, shape: tuple[int, ...]) -> None:
+        more = self.rows.new_zeros(num_images, *shape)
+        self.rows = torch.cat([self.rows, more]) if len(self.rows) else more
 
-class TraceRows:
+
+class TraceRows(ImageSums):
     """Inner products of the gradients of every image, `[N, L, O, O]`: their mean is the Fisher trace."""
-
-    def __init__(self, weights: Mapping[str, Tensor]):
-        """Args are the weights by layer name."""
-        self.rows = _no_rows(weights)
-        self.sums: dict[str, Tensor] = {}
-        self._index = {layer: position for position, layer in enumerate(weights)}
 
     def begin(self, num_images: int, objectives: Sequence[str]) -> None:
         """See `ImageSums`."""
-        shape = (len(self._index), len(objectives), len(objectives))
-        self.rows = _extended(self.rows, num_images, shape)
+        self._more_rows(num_images, (len(self._index), len(objectives), len(objectives)))
 
     def add(self, layer: str, image: int, gradients: Tensor) -> None:
         """See `ImageSums`."""
         flat = gradients.flatten(1)  # [O, numel]
         self.rows[image, self._index[layer]] = (flat @ flat.mT).to(self.rows)
 
-    def end(self) -> None:
-        """See `ImageSums`."""
 
-
-class DiagonalSums:
+class DiagonalSums(ImageSums):
     """Sums of the products of two gradients, weight by weight: the Fisher diagonal of every term.
 
     The images of a batch are added up in the model's precision, batches in float64.
@@ -64,8 +66,7 @@ class DiagonalSums:
 
     def __init__(self, weights: Mapping[str, Tensor]):
         """Args are the weights by layer name."""
-        self.rows = _no_rows(weights)
-        self.sums: dict[str, Tensor] = {}
+        super().__init__(weights)
         self._weights = weights
         self._pairs: dict[str, tuple[int, int]] = {}
         self._layer: str | None = None  # whose gradients come now
@@ -73,7 +74,6 @@ class DiagonalSums:
 
     def begin(self, num_images: int, objectives: Sequence[str]) -> None:
         """See `ImageSums`."""
-        self.rows = _extended(self.rows, num_images, ())
         index = {objective: position for position, objective in enumerate(objectives)}
         self._pairs = {term: (index[a], index[b]) for term, (a, b) in term_pairs(objectives).items()}
         for term in self._pairs:
@@ -99,7 +99,7 @@ class DiagonalSums:
         self._layer, self._parts = None, {}
 
 
-class ErrorRows:
+class ErrorRows(ImageSums):
     """Gradients of every image on the errors of a layer at each width, `[N, L, T or O, W]`.
 
     In the block form `g_o'd` of every objective, in the diagonal form `sum_i g_oi g_pi d_i^2` of every term.
@@ -107,10 +107,8 @@ class ErrorRows:
 
     def __init__(self, errors: Mapping[str, Tensor], diagonal: bool):
         """Args are the errors by layer, `[W, numel]` in the precision of the weight, and which form."""
-        self.rows = _no_rows(errors)
-        self.sums: dict[str, Tensor] = {}
+        super().__init__(errors)
         self._errors = {name: error.square() if diagonal else error for name, error in errors.items()}
-        self._index = {layer: position for position, layer in enumerate(errors)}
         self._diagonal = diagonal
         self._pairs: list[tuple[int, int]] = []
 
@@ -120,7 +118,7 @@ class ErrorRows:
         self._pairs = [(index[a], index[b]) for a, b in term_pairs(objectives).values()]
         kinds = len(self._pairs) if self._diagonal else len(objectives)
         num_widths = len(next(iter(self._errors.values())))
-        self.rows = _extended(self.rows, num_images, (len(self._index), kinds, num_widths))
+        self._more_rows(num_images, (len(self._index), kinds, num_widths))
 
     def add(self, layer: str, image: int, gradients: Tensor) -> None:
         """See `ImageSums`."""
@@ -129,20 +127,7 @@ class ErrorRows:
         projected = gradients.flatten(1) @ self._errors[layer].mT
         self.rows[image, self._index[layer]] = projected.to(self.rows)
 
-    def end(self) -> None:
-        """See `ImageSums`."""
-
 
 def diagonal_name(term: str, layer: str) -> str:
     """Name of a sum of `DiagonalSums`."""
     return f"{term}|{layer}"
-
-
-def _no_rows(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Where the gradients are, so that nobody waits for a GPU after each."""
-    return torch.zeros(0, dtype=torch.float64, device=next(iter(tensors.values())).device)
-
-
-def _extended(rows: Tensor, num_images: int, shape: tuple[int, ...]) -> Tensor:
-    more = rows.new_zeros(num_images, *shape)
-    return torch.cat([rows, more]) if len(rows) else more

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fisher_detr.fisher.diagonal import PassKeeper, image_traces
+from fisher_detr.fisher.diagonal import image_traces
 from fisher_detr.fisher.gradients import LossFn
-from fisher_detr.fisher.image_pass import ImagePass, PassSettings
+from fisher_detr.fisher.image_pass import ImagePass, PassKeeper, PassSettings
 from fisher_detr.fisher.image_sums import ErrorRows
 from fisher_detr.fisher.statistics import of_set, standard_error, term_pairs
 from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable

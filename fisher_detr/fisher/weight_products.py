@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 # Takes layer, image and its gradients of all objectives, `[O, *weight.shape]`.
 Visitor = Callable[[str, int, Tensor], None]
+# Takes layer and all products of its weight, with what came back to them.
+ProductVisitor = Callable[[str, Sequence["Product"]], None]
 
 
 class UncaughtWeightError(ValueError):
@@ -23,8 +25,8 @@ class UncaughtWeightError(ValueError):
 
 
 @dataclasses.dataclass
-class _Call:
-    """One product of a watched weight, with the images in the first dimension.
+class Product:
+    """One product of a watched weight, with the B images in the first dimension.
 
     Attributes:
         x: what went in.
@@ -68,8 +70,9 @@ class WeightProducts(TorchFunctionMode):
         self._names = {id(weight): name for name, weight in weights.items()}
         self._num_images = num_images
         self._leaf = torch.zeros((), requires_grad=True)  # lets every product be part of a graph
-        self._calls: dict[str, list[_Call]] = {}
-        self._receive: Callable[[str, _Call, Tensor], None] | None = None
+        self._calls: dict[str, list[Product]] = {}
+        self._receive: Callable[[str, Product, Tensor], None] | None = None
+        self._of_products: ProductVisitor | None = None
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
         kwargs = kwargs or {}
@@ -84,19 +87,23 @@ class WeightProducts(TorchFunctionMode):
                 )
         return result
 
-    def visit(self, losses: Sequence[Tensor], visitor: Visitor) -> None:
+    def visit(
+        self, losses: Sequence[Tensor], visitor: Visitor, of_products: ProductVisitor | None = None
+    ) -> None:
         """Give every layer's gradients of every image to a visitor, layer by layer as they come.
 
         Args:
             losses: of the O objectives, `[B]` each: of every image alone.
             visitor: called once for each image and each layer that an objective depends on; the tensor is
                 its own.
+            of_products: called once for each such layer; the products are gone afterwards.
         """
+        self._of_products = of_products
         last = len(losses) - 1
         for objective, loss in enumerate(losses):
             missing = {name: len(calls) for name, calls in self._calls.items()}
 
-            def receive(name: str, call: _Call, gradient: Tensor, objective=objective, missing=missing):
+            def receive(name: str, call: Product, gradient: Tensor, objective=objective, missing=missing):
                 call.gradients[objective] = gradient
                 missing[name] -= 1
                 if objective == last and not missing[name]:
@@ -111,7 +118,7 @@ class WeightProducts(TorchFunctionMode):
     def _watch(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Tensor) -> Tensor:
         x, geometry = args[0], _GEOMETRY[func](*args, **kwargs)
         dim = self._image_dim(name, x, geometry is not None)
-        call = _Call(x.detach().movedim(dim, 0), x._version, geometry)
+        call = Product(x.detach().movedim(dim, 0), x._version, geometry)
         self._calls.setdefault(name, []).append(call)
         return _Caught.apply(result, self._leaf, lambda g: self._receive(name, call, g.movedim(dim, 0)))
 
@@ -131,13 +138,15 @@ class WeightProducts(TorchFunctionMode):
             if call.x._version != call.version:
                 raise RuntimeError(f"the input of layer {name!r} was changed in place after it was used")
         if any(call.gradients for call in calls):
+            if self._of_products is not None:
+                self._of_products(name, calls)
             for image in range(self._num_images):
                 visitor(name, image, _summed(calls, image, num_objectives, weight))
         for call in calls:
             call.release()
 
 
-def _summed(calls: Sequence[_Call], image: int, num_objectives: int, weight: Tensor) -> Tensor:
+def _summed(calls: Sequence[Product], image: int, num_objectives: int, weight: Tensor) -> Tensor:
     """Gradients of one image, those of all calls of the layer together, `[O, *weight.shape]`."""
     gradients = []
     for objective in range(num_objectives):

@@ -1,5 +1,6 @@
 """Fake quantization of any model of convolutions and linear layers, from outside."""
 
+from fisher_detr.quantization.bias_correction import BiasCorrection, BiasMode, correct_biases
 from fisher_detr.quantization.calibration import (
     calibrate_activations,
     calibrate_weights,
@@ -24,6 +25,7 @@ from fisher_detr.quantization.fake_quantizer import (
 from fisher_detr.quantization.fold import fold_batch_norm, freeze_batch_norm
 from fisher_detr.quantization.histogram import Histogram
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantConv2d, QuantizedLayer, QuantLinear
+from fisher_detr.quantization.operations import count_macs
 from fisher_detr.quantization.packed import (
     PackedWeight,
     pack_levels,
@@ -47,6 +49,13 @@ from fisher_detr.quantization.primitives import (
     quantize,
 )
 from fisher_detr.quantization.ranges import RangeMethod
+from fisher_detr.quantization.rounding import (
+    FisherRounding,
+    RoundingMethod,
+    quantization_error,
+    round_against_fisher,
+    round_weights,
+)
 from fisher_detr.quantization.scale_training import (
     RangeFollower,
     ScaleTraining,
@@ -58,7 +67,7 @@ from fisher_detr.quantization.scale_training import (
     start_steps,
     update_weight_scales,
 )
-from fisher_detr.quantization.scales import quantization_error, weight_scale
+from fisher_detr.quantization.scales import weight_scale
 from fisher_detr.quantization.selection import (
     is_at_or_below,
     layer_infos,

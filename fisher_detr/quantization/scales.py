@@ -48,30 +48,6 @@ def weight_scale(
     return _search(weight, spec, importance)
 
 
-def quantization_error(
-    weight: Tensor,
-    bits: int,
-    method: ScaleMethod = ScaleMethod.MAX,
-    per_channel: bool = True,
-    fisher: Tensor | None = None,
-) -> Tensor:
-    """Error `d = Q_b(w) - w` of a weight at a width.
-
-    Args:
-        weight: `[C, ...]` weights.
-        bits: width b.
-        method: how the scale is chosen.
-        per_channel: one scale for each output channel, or one for the tensor.
-        fisher: Fisher diagonal of the weight, for the method `fisher`.
-
-    Returns:
-        Tensor: of the shape and dtype of `weight`, detached.
-    """
-    spec = QuantSpec(bits, per_channel=per_channel)
-    weight = weight.detach()
-    return fake_quantize(weight, weight_scale(weight, spec, method, fisher), spec) - weight
-
-
 def _max_scale(weight: Tensor, spec: QuantSpec) -> Tensor:
     largest = _rows(weight, spec).abs().amax(dim=1)
     smallest_scale = torch.finfo(weight.dtype).tiny  # a scale of denormal weights must not become 0

@@ -54,7 +54,7 @@ def test_every_projection_has_a_width_and_a_gradient(quantizer):
             projections = [child for child, x in module.named_children() if hasattr(x, "weight")]
             assert {f"{name}.{child}" for child in projections} <= names
     assert not [name for name in names if name.startswith(HEADS)]
-    fisher = quantizer.fisher.combined(quantizer.objective(Arm.FISHER_CRITICAL))
+    fisher = quantizer.estimator.fisher.combined(quantizer.objective(Arm.FISHER_CRITICAL))
     dead = [name for name, values in fisher.items() if not values.any()]
     assert not [name for name in dead if not name.startswith("transformer.decoder.0.")]
     # Queries that start at 0 leave the first layer's content without a say, and their self-attention.

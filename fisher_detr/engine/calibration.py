@@ -1,0 +1,34 @@
+"""Activation ranges from calibration images that the ranks share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.utils import comm
+from torch import nn
+
+from fisher_detr.quantization import Histogram, RangeMethod, observe_activations, set_activation_ranges
+
+
+def calibrate_on_ranks(
+    model: nn.Module, samples: Sequence[Any], method: RangeMethod, percentile: float
+) -> None:
+    """Set the ranges of all activation quantizers from what all ranks have seen: the same on every rank.
+
+    Args:
+        model: quantized; the same on every rank.
+        samples: all images, on every rank; one by one, without padding.
+        method: max, percentile or mse.
+        percentile: of the values, for that method.
+    """
+    own = samples[comm.get_rank() :: comm.get_world_size()]
+    seen = observe_activations(model, [[sample] for sample in own]) if own or not samples else {}
+    total: dict[str, Histogram] = {}
+    add_of_ranks(total, seen)
+    set_activation_ranges(model, total, method, percentile=percentile)
+
+
+def add_of_ranks(total: dict[str, Histogram], seen: Mapping[str, Histogram]) -> None:
+    """Add what every rank has seen: any of them can then save the whole."""
+    for of_rank in comm.all_gather({name: found.state_dict() for name, found in seen.items()}):
+        for name, state in of_rank.items():
+            total.setdefault(name, Histogram()).add(Histogram.from_state(state))
