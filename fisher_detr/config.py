@@ -269,6 +269,19 @@ def _add_allocation(cfg: CN) -> None:
     allocation.CRITICAL_WEIGHT = 1.0
     # "square_of_sum": E[(a_A g_A + a_F g_F)^2]; "sum_of_normalized": a_A I_A / tr I_A + a_F I_F / tr I_F.
     allocation.COMBINE = "sum_of_normalized"
+    # Limits of a plan beside the bytes of AVERAGE_BITS; uniform keeps to none. 0: no limit.
+    # Bytes where a weight of 2 bits takes 2, one of 3 or 4 takes 4, one of 5 to 8 takes 8; with scales.
+    allocation.MAX_CONTAINER_BYTES = 0
+    # Billions of bit operations of one image (the first of the calibration): multiply-accumulates x bits of
+    # the weight x bits of the activation, 32 where it is a float.
+    allocation.MAX_BIT_OPERATIONS = 0.0
+    # Sum of what the layers take by LATENCY_TABLE, a JSON file {layer: {"4": time}}, in its unit.
+    allocation.MAX_LATENCY = 0.0
+    allocation.LATENCY_TABLE = ""
+    # Layers that share one width, each entry their names, or ends of names in one module: "q_proj+k_proj".
+    allocation.TIES = ()
+    # Layers with a given width, each entry a path and bits: "backbone.stem:8" is all that is at or below it.
+    allocation.FIXED = ()
     # Relative optimality gap and time limit (seconds) of the integer program.
     allocation.MIP_GAP = 1e-4
     allocation.TIME_LIMIT = 60.0

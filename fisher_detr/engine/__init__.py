@@ -17,8 +17,9 @@ from fisher_detr.engine.ema import ModelEMA
 from fisher_detr.engine.environment import environment
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
-from fisher_detr.engine.post_training import PostTrainingQuantizer, run_post_training
+from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.qat import prepare
+from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.engine.scale_phases import QATSchedule
 from fisher_detr.engine.trace_penalty import FisherTracePenalty, PenaltySettings
 from fisher_detr.engine.trainer import Trainer

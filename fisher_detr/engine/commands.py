@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from fisher_detr.checkpoint import SafeCheckpointer
 from fisher_detr.engine.defaults import save_config, setup
 from fisher_detr.engine.distributed import main_process_works
-from fisher_detr.engine.post_training import run_post_training
 from fisher_detr.engine.qat import is_quantized, quantize_for_training
+from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.files import remove_leftovers
 from fisher_detr.modeling import DetrBase

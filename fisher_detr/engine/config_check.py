@@ -233,6 +233,11 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
             f"ALLOCATION.COMBINE is {keys.COMBINE}, and the sensitivity {keys.SENSITIVITY} has no products "
             f"of two gradients: set it to {Combination.SUM_OF_NORMALIZED}"
         )
+    for key in ("MAX_CONTAINER_BYTES", "MAX_BIT_OPERATIONS", "MAX_LATENCY"):
+        if not 0 <= keys[key] < float("inf"):
+            yield f"ALLOCATION.{key} is {keys[key]:g}, expected 0 (no limit) or more"
+    if bool(keys.MAX_LATENCY) != bool(keys.LATENCY_TABLE):
+        yield "ALLOCATION.MAX_LATENCY and ALLOCATION.LATENCY_TABLE belong together: set both, or neither"
     yield from _fisher(cfg)
     try:
         Objective(keys.OVERALL_WEIGHT, keys.CRITICAL_WEIGHT)

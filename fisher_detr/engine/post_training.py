@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils import comm
 from torch import Tensor
 
-from fisher_detr.allocation import allocate_arm
+from fisher_detr.allocation import Constraint, allocate_arm, combine, pareto
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine.calibration import calibrate_on_ranks
@@ -33,6 +32,7 @@ from fisher_detr.quantization import (
     RoundingMethod,
     bypassed,
     correct_biases,
+    count_macs,
     fold_batch_norm,
     freeze_batch_norm,
     layer_infos,
@@ -218,8 +218,31 @@ class PostTrainingQuantizer:
             self.objective(arm),
             settings.mip_gap,
             settings.time_limit,
+            constraints=self._constraints(),
+            restrictions=settings.limits.restrictions(self.layers),
         )
         return from_main(plan)  # a search that its time limit ends depends on the machine
+
+    def pareto(self, arm: Arm, points: int) -> list[BitAllocation]:
+        """Plans of an arm at sizes from the smallest to the best one; see `allocation.pareto`.
+
+        Args:
+            arm: fisher_overall or fisher_critical.
+            points: number of sizes.
+        """
+        settings = self.settings
+        plans = pareto(
+            combine(self.sensitivity(arm), self.objective(arm)),
+            self.layers,
+            settings.widths,
+            points,
+            settings.mip_gap,
+            settings.time_limit,
+            {"arm": str(arm)},
+            constraints=self._constraints(),
+            restrictions=settings.limits.restrictions(self.layers),
+        )
+        return from_main(plans)
 
     def quantize(self, allocation: BitAllocation, arm: Arm) -> QuantizedModel:
         """A quantized, calibrated copy of the model, with an arm's scales."""
@@ -232,6 +255,14 @@ class PostTrainingQuantizer:
             calibrate_on_ranks(model, self.samples, self.settings.activation_range, self.settings.percentile)
         traced = trace_products(model, lambda: model(self.samples[:1]))
         return QuantizedModel(model, allocation, report.with_traced(traced))
+
+    def _constraints(self) -> list[Constraint]:
+        settings = self.settings
+
+        def macs() -> dict[str, int]:
+            return count_macs(self.model, lambda: self.model(self.samples[:1]), settings.skip)
+
+        return settings.limits.constraints(self.layers, settings.widths, settings.activation_bits, macs)
 
     def _correct_biases(self, model: DetrBase) -> None:
         if self.settings.bias_correction is None:
@@ -339,60 +370,3 @@ def insert_quantizers(
         else ScaleMethod.MAX,
         fisher=fisher,
     )
-
-
-def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
-    """Quantize a loaded model as the config says, and leave the files of the run in OUTPUT_DIR.
-
-    All ranks must call: they share the calibration images.
-
-    Args:
-        cfg: with QUANT.ENABLED.
-        model: in full precision, with its weights; changed.
-
-    Returns:
-        the quantized model and its widths; `sensitivity.json`, `allocation.json` and `coverage.json` are
-        written.
-    """
-    quantizer, keys = PostTrainingQuantizer.from_config(cfg, model), cfg.ALLOCATION
-    arm = Arm(keys.ARM)
-    if keys.ALLOCATION_FILE:
-        allocation = _stored_allocation(keys.ALLOCATION_FILE, arm, quantizer)
-    elif keys.SENSITIVITY_FILE:
-        allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, SensitivityTable.load(keys.SENSITIVITY_FILE))
-    else:
-        allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
-        if arm is not Arm.UNIFORM and comm.is_main_process():
-            quantizer.sensitivity(arm).save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
-    quantized = quantizer.quantize(allocation, arm)
-    if comm.is_main_process():
-        allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
-        quantized.coverage.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
-    logger.info("Coverage:\n%s", quantized.coverage)
-    return quantized
-
-
-def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) -> BitAllocation:
-    """The widths of an earlier run, if they are what the config calls them."""
-    allocation = BitAllocation.load(path)
-    made_for = allocation.meta.get("arm", str(arm))
-    if made_for != arm:
-        raise ValueError(
-            f"allocation file {path} is of arm {made_for}, and ALLOCATION.ARM is {arm}, whose scales are "
-            f"others: set ALLOCATION.ARM {made_for}"
-        )
-    aimed_at = (allocation.meta.get("sensitivity") or {}).get("critical_set")
-    if arm is Arm.FISHER_CRITICAL and aimed_at and aimed_at["indices"] != list(quantizer.critical.indices):
-        raise ValueError(
-            f"allocation file {path} is for the critical set {aimed_at['name']}, and CRITICAL.TARGET is "
-            f"{quantizer.critical.name}, whose scales are others: set CRITICAL.TARGET to the plan's set"
-        )
-    layers = {layer.name: layer for layer in quantizer.layers}
-    if set(allocation.bits) == set(layers):  # other layers are quantize_model's to refuse
-        size = sum(layer.size_bytes(allocation.bits[name]) for name, layer in layers.items())
-        if size != allocation.size_bytes:
-            raise ValueError(
-                f"allocation file {path} says {allocation.size_bytes} bytes, its widths take {size}: "
-                "make it again"
-            )
-    return allocation

@@ -4,6 +4,7 @@ import dataclasses
 
 from detectron2.config import CfgNode
 
+from fisher_detr.engine.limits import Limits
 from fisher_detr.quantization import BiasMode, RangeMethod, RoundingMethod
 from fisher_detr.structures import Combination, Objective, ScaleMethod, SensitivityForm
 
@@ -27,6 +28,7 @@ class QuantSettings:
     widths: tuple[int, ...]
     aux_loss: bool
     objective: Objective
+    limits: Limits
     mip_gap: float
     time_limit: float
 
@@ -56,6 +58,7 @@ class QuantSettings:
             objective=Objective(
                 allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
             ),
+            limits=Limits.from_config(cfg),
             mip_gap=allocation.MIP_GAP,
             time_limit=allocation.TIME_LIMIT,
         )

@@ -12,7 +12,7 @@ from fisher_detr.critical import resolve_category_set
 from fisher_detr.engine import PostTrainingQuantizer, Trainer, evaluate_arms, evaluate_full_precision
 from fisher_detr.engine.defaults import load_config
 from fisher_detr.engine.estimation import image_losses
-from fisher_detr.engine.post_training import run_post_training
+from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
 from fisher_detr.modeling import critical_losses
 from fisher_detr.modeling.targets import targets_of

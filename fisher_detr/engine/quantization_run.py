@@ -1,0 +1,70 @@
+"""A run of post-training quantization: what it takes from files of earlier runs, and what it leaves."""
+
+import logging
+import os
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from fisher_detr.engine.post_training import PostTrainingQuantizer, QuantizedModel
+from fisher_detr.modeling import DetrBase
+from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
+
+logger = logging.getLogger(__name__)
+
+
+def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
+    """Quantize a loaded model as the config says, and leave the files of the run in OUTPUT_DIR.
+
+    All ranks must call: they share the calibration images.
+
+    Args:
+        cfg: with QUANT.ENABLED.
+        model: in full precision, with its weights; changed.
+
+    Returns:
+        the quantized model and its widths; `sensitivity.json`, `allocation.json` and `coverage.json` are
+        written.
+    """
+    quantizer, keys = PostTrainingQuantizer.from_config(cfg, model), cfg.ALLOCATION
+    arm = Arm(keys.ARM)
+    if keys.ALLOCATION_FILE:
+        allocation = _stored_allocation(keys.ALLOCATION_FILE, arm, quantizer)
+    elif keys.SENSITIVITY_FILE:
+        allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, SensitivityTable.load(keys.SENSITIVITY_FILE))
+    else:
+        allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
+        if arm is not Arm.UNIFORM and comm.is_main_process():
+            quantizer.sensitivity(arm).save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
+    quantized = quantizer.quantize(allocation, arm)
+    if comm.is_main_process():
+        allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
+        quantized.coverage.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
+    logger.info("Coverage:\n%s", quantized.coverage)
+    return quantized
+
+
+def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) -> BitAllocation:
+    """The widths of an earlier run, if they are what the config calls them."""
+    allocation = BitAllocation.load(path)
+    made_for = allocation.meta.get("arm", str(arm))
+    if made_for != arm:
+        raise ValueError(
+            f"allocation file {path} is of arm {made_for}, and ALLOCATION.ARM is {arm}, whose scales are "
+            f"others: set ALLOCATION.ARM {made_for}"
+        )
+    aimed_at = (allocation.meta.get("sensitivity") or {}).get("critical_set")
+    if arm is Arm.FISHER_CRITICAL and aimed_at and aimed_at["indices"] != list(quantizer.critical.indices):
+        raise ValueError(
+            f"allocation file {path} is for the critical set {aimed_at['name']}, and CRITICAL.TARGET is "
+            f"{quantizer.critical.name}, whose scales are others: set CRITICAL.TARGET to the plan's set"
+        )
+    layers = {layer.name: layer for layer in quantizer.layers}
+    if set(allocation.bits) == set(layers):  # other layers are quantize_model's to refuse
+        size = sum(layer.size_bytes(allocation.bits[name]) for name, layer in layers.items())
+        if size != allocation.size_bytes:
+            raise ValueError(
+                f"allocation file {path} says {allocation.size_bytes} bytes, its widths take {size}: "
+                "make it again"
+            )
+    return allocation
