@@ -306,3 +306,9 @@ def _add_fisher(cfg: CN) -> None:
     fisher.SAVE_EVERY = 64
     # Random vectors of each batch for the Hessian traces of ALLOCATION.SENSITIVITY hawq_trace.
     fisher.HAWQ_PROBES = 8
+    # Quantize one layer at a time on VALIDATE_IMAGES images of DATASETS.TRAIN that are not calibrated on, at
+    # the widths VALIDATE_WIDTHS, and report how the losses' changes rank beside the predicted sensitivities
+    # (layers x widths passes over the images).
+    fisher.VALIDATE = False
+    fisher.VALIDATE_IMAGES = 128
+    fisher.VALIDATE_WIDTHS = (2, 3, 4)

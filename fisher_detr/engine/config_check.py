@@ -254,8 +254,24 @@ def _fisher(cfg: CfgNode) -> Iterator[str]:
     for key, least in (("BATCH_SIZE", 1), ("SAVE_EVERY", 0), ("HAWQ_PROBES", 1)):
         if keys[key] < least:
             yield f"FISHER.{key} is {keys[key]}, expected {least} or more"
+    if keys.VALIDATE:
+        yield from _validation(cfg)
     if not 0 <= keys.RELATIVE_ERROR < 1:
         yield f"FISHER.RELATIVE_ERROR is {keys.RELATIVE_ERROR:g}, expected 0 (all images) or more, below 1"
+
+
+def _validation(cfg: CfgNode) -> Iterator[str]:
+    keys = cfg.FISHER
+    if keys.VALIDATE_IMAGES < 2:
+        yield f"FISHER.VALIDATE_IMAGES is {keys.VALIDATE_IMAGES}, expected 2 or more"
+    absent = [bits for bits in keys.VALIDATE_WIDTHS if bits not in cfg.ALLOCATION.WIDTHS]
+    if absent or list(keys.VALIDATE_WIDTHS) != sorted(set(keys.VALIDATE_WIDTHS)) or not keys.VALIDATE_WIDTHS:
+        yield (
+            f"FISHER.VALIDATE_WIDTHS is {tuple(keys.VALIDATE_WIDTHS)}, expected ascending widths of "
+            f"ALLOCATION.WIDTHS {tuple(cfg.ALLOCATION.WIDTHS)}"
+        )
+    if cfg.ALLOCATION.ARM == Arm.UNIFORM or cfg.ALLOCATION.ALLOCATION_FILE:
+        yield "FISHER.VALIDATE needs sensitivities: an ALLOCATION.ARM that has some, and no stored widths"
 
 
 def _critical_training(cfg: CfgNode) -> Iterator[str]:

@@ -192,24 +192,25 @@ class PostTrainingQuantizer:
             self._tables[objective] = self._estimate_sensitivity(arm)
         return self._tables[objective]
 
-    def allocate(self, arm: Arm, average_bits: float, table: SensitivityTable | None = None) -> BitAllocation:
-        """Widths of one arm at the bytes of a uniform width.
-
-        Args:
-            arm: uniform, fisher_overall or fisher_critical.
-            average_bits: the uniform width whose bytes are the budget.
-            table: sensitivities of an earlier run; None: those of this one.
+    def take_sensitivity(self, arm: Arm, table: SensitivityTable) -> None:
+        """Use the sensitivities of an earlier run for an arm.
 
         Raises:
             ValueError: the table was made for another objective, checkpoint or kind of quantization, or lacks
                 a candidate width.
         """
+        self._check_origin(table, arm)
+        self._tables[self.objective(arm)] = table.at_widths(self.settings.widths)
+
+    def allocate(self, arm: Arm, average_bits: float) -> BitAllocation:
+        """Widths of one arm at the bytes of a uniform width.
+
+        Args:
+            arm: uniform, fisher_overall or fisher_critical.
+            average_bits: the uniform width whose bytes are the budget.
+        """
         settings = self.settings
-        if table is not None:
-            self._check_origin(table, arm)
-            table = table.at_widths(settings.widths)
-        elif arm is not Arm.UNIFORM:
-            table = self.sensitivity(arm)
+        table = None if arm is Arm.UNIFORM else self.sensitivity(arm)
         plan = allocate_arm(
             arm,
             self.layers,
@@ -274,10 +275,10 @@ class PostTrainingQuantizer:
 
     def _estimate_sensitivity(self, arm: Arm) -> SensitivityTable:
         settings = self.settings
-        error = self._error_fn(arm)
+        error = self.error_fn(arm)
         return self.estimator.sensitivity(settings.form, error, self.layers, settings.widths, self._meta(arm))
 
-    def _error_fn(self, arm: Arm) -> ErrorFn:
+    def error_fn(self, arm: Arm) -> ErrorFn:
         """Errors of a layer's weights under an arm's scales and rounding."""
         settings, fisher, moments = self.settings, self.scale_fisher(arm), self.moments(arm)
 

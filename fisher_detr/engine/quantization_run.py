@@ -6,7 +6,9 @@ import os
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from fisher_detr.allocation import format_plan
 from fisher_detr.engine.post_training import PostTrainingQuantizer, QuantizedModel
+from fisher_detr.engine.prediction_check import check_prediction
 from fisher_detr.modeling import DetrBase
 from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
 
@@ -30,16 +32,19 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     arm = Arm(keys.ARM)
     if keys.ALLOCATION_FILE:
         allocation = _stored_allocation(keys.ALLOCATION_FILE, arm, quantizer)
-    elif keys.SENSITIVITY_FILE:
-        allocation = quantizer.allocate(arm, keys.AVERAGE_BITS, SensitivityTable.load(keys.SENSITIVITY_FILE))
     else:
+        if keys.SENSITIVITY_FILE:
+            quantizer.take_sensitivity(arm, SensitivityTable.load(keys.SENSITIVITY_FILE))
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
-        if arm is not Arm.UNIFORM and comm.is_main_process():
+        if not keys.SENSITIVITY_FILE and arm is not Arm.UNIFORM and comm.is_main_process():
             quantizer.sensitivity(arm).save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
+    if cfg.FISHER.VALIDATE:
+        check_prediction(cfg, quantizer, arm)
     quantized = quantizer.quantize(allocation, arm)
     if comm.is_main_process():
         allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
         quantized.coverage.save(os.path.join(cfg.OUTPUT_DIR, "coverage.json"))
+    logger.info("Plan:\n%s", format_plan(allocation))
     logger.info("Coverage:\n%s", quantized.coverage)
     return quantized
 

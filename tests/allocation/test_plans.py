@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from fisher_detr.allocation import allocate_arm, budget_bytes, combine, uniform
+from fisher_detr.allocation import (
+    Aggregate,
+    Restrictions,
+    allocate_arm,
+    budget_bytes,
+    byte_limit,
+    combine,
+    uniform,
+)
 from fisher_detr.structures import Arm, Combination, LayerInfo, Objective, SensitivityForm, SensitivityTable
 
 LAYERS = (LayerInfo("a", 1000, 10), LayerInfo("b", 500, 1))
@@ -150,3 +158,41 @@ def test_an_arm_with_the_wrong_table():
     with pytest.raises(ValueError, match="their order"):
         allocate_arm(Arm.FISHER_OVERALL, LAYERS[::-1], 3, table)
     assert allocate_arm(Arm.UNIFORM, LAYERS, 3).meta["arm"] == "uniform"
+
+
+def test_an_arm_for_several_critical_sets():
+    layers = tuple(LayerInfo(str(i), 1000 + i, 4) for i in range(12))
+    tables = {"person": make_table(1, layers)[0], "sign": make_table(2, layers)[0]}
+    costs = {name: combine(table, Objective()) for name, table in tables.items()}
+    plans = {
+        how: allocate_arm(Arm.FISHER_CRITICAL, layers, 3, tables, gap=0.0, aggregate=how) for how in Aggregate
+    }
+    for plan in plans.values():
+        columns = [WIDTHS.index(bits) for bits in plan.bits.values()]
+        predicted = {name: cost[range(12), columns].sum() for name, cost in costs.items()}
+        assert plan.meta["prediction"] == pytest.approx(predicted)
+        assert plan.meta["sensitivity"] == {"person": {"seed": 1}, "sign": {"seed": 2}}
+    summed, worst = plans[Aggregate.WEIGHTED_SUM], plans[Aggregate.WORST_CASE]
+    assert summed.cost == pytest.approx(sum(summed.meta["prediction"].values()))
+    assert worst.cost == pytest.approx(max(worst.meta["prediction"].values()))
+    assert worst.cost <= max(summed.meta["prediction"].values()) * (1 + 1e-9)
+    weights = {"person": 1e3}
+    alone = allocate_arm(Arm.FISHER_CRITICAL, layers, 3, tables, gap=0.0, set_weights=weights)
+    assert alone.meta["prediction"]["person"] <= summed.meta["prediction"]["person"]
+
+
+def test_an_arm_within_limits_and_restrictions():
+    table, _ = make_table()
+    tied = allocate_arm(Arm.FISHER_CRITICAL, LAYERS, 3, table, restrictions=Restrictions(ties=(("a", "b"),)))
+    assert tied.bits == {"a": 3, "b": 3}
+    small = byte_limit(LAYERS, WIDTHS, budget_bytes(LAYERS, 2), "flash")
+    assert allocate_arm(Arm.FISHER_CRITICAL, LAYERS, 3, table, constraints=[small]).bits == {"a": 2, "b": 2}
+
+
+def test_tables_of_several_sets_that_do_not_fit_together():
+    table, _ = make_table()
+    tables = {"person": table, "sign": table.at_widths((2, 4))}
+    with pytest.raises(ValueError, match="tables of the sets have several widths"):
+        allocate_arm(Arm.FISHER_CRITICAL, LAYERS, 3, tables)
+    with pytest.raises(ValueError, match="needs a sensitivity table"):
+        allocate_arm(Arm.FISHER_CRITICAL, LAYERS, 3, {})

@@ -16,7 +16,7 @@ from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
 from fisher_detr.modeling import critical_losses
 from fisher_detr.modeling.targets import targets_of
-from fisher_detr.quantization import quantization_error
+from fisher_detr.quantization import quantization_error, quantized_layers
 from fisher_detr.structures import Arm, BitAllocation, Objective, ScaleMethod, SensitivityTable
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
@@ -138,24 +138,49 @@ def test_a_given_set_takes_the_place_of_the_target(cfg, model):
 def test_a_stored_table_gives_the_same_plan(quantizer, tmp_path):
     quantizer.sensitivity(Arm.FISHER_CRITICAL).save(tmp_path / "table.json")
     stored = SensitivityTable.load(tmp_path / "table.json")
-    plan = quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, stored)
-    assert plan.bits == quantizer.allocate(Arm.FISHER_CRITICAL, 4.0).bits
+    expected = quantizer.allocate(Arm.FISHER_CRITICAL, 4.0)
+    doubled = {term: 2 * values for term, values in stored.terms.items()}
+    quantizer.take_sensitivity(Arm.FISHER_CRITICAL, dataclasses.replace(stored, terms=doubled))
+    plan = quantizer.allocate(Arm.FISHER_CRITICAL, 4.0)
+    assert plan.bits == expected.bits
+    assert plan.cost == pytest.approx(2 * expected.cost)
 
 
 def test_a_stored_table_is_held_to_the_candidate_widths(quantizer):
     table = quantizer.sensitivity(Arm.FISHER_CRITICAL)
-    assert 4 in quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, table).bits.values()
+    assert 4 in quantizer.allocate(Arm.FISHER_CRITICAL, 4.0).bits.values()
     quantizer.settings = dataclasses.replace(quantizer.settings, widths=(2, 8))
-    assert set(quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, table).bits.values()) == {2, 8}
+    quantizer.take_sensitivity(Arm.FISHER_CRITICAL, table)
+    assert set(quantizer.allocate(Arm.FISHER_CRITICAL, 4.0).bits.values()) == {2, 8}
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "fisher"])
+def test_errors_of_the_plan_are_those_of_the_quantized_model(cfg, model, rounding):
+    """The sensitivities were of the errors that the model then has, to the last bit."""
+    cfg = cfg.clone()
+    cfg.QUANT.WEIGHT.ROUNDING = rounding
+    quantizer = PostTrainingQuantizer.from_config(cfg, model)
+    arm = Arm.FISHER_CRITICAL
+    plan = quantizer.allocate(arm, 4.0)
+    layers = quantized_layers(quantizer.quantize(plan, arm).model)
+    error = quantizer.error_fn(arm)
+    differing = []
+    for name, layer in layers.items():
+        weight = quantizer.weights[name]
+        found = layer.weight_quantizer(layer.weight).detach()
+        assert torch.equal(found - weight, error(name, plan.bits[name]))
+        nearest = layer.weight_quantizer(weight).detach()
+        differing.append(not torch.equal(found, nearest))
+    assert any(differing) == (rounding == "fisher")
 
 
 def test_a_table_of_another_question_is_refused(quantizer):
     table = quantizer.sensitivity(Arm.FISHER_OVERALL)
     with pytest.raises(ValueError, match="objective"):
-        quantizer.allocate(Arm.FISHER_CRITICAL, 4.0, table)
+        quantizer.take_sensitivity(Arm.FISHER_CRITICAL, table)
     other = dataclasses.replace(table, meta={**table.meta, "critical_set": {"indices": [0, 1]}})
     with pytest.raises(ValueError, match="critical set"):
-        quantizer.allocate(Arm.FISHER_OVERALL, 4.0, other)
+        quantizer.take_sensitivity(Arm.FISHER_OVERALL, other)
 
 
 @pytest.mark.parametrize(

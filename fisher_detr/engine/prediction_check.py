@@ -1,0 +1,82 @@
+"""Whether the predicted sensitivities hold on images that they were not made from."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+
+from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
+from fisher_detr.engine.estimation import Estimator
+from fisher_detr.engine.post_training import PostTrainingQuantizer
+from fisher_detr.fisher import PredictionCheck, validate_prediction
+from fisher_detr.structures import Arm
+
+logger = logging.getLogger(__name__)
+
+
+def check_prediction(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -> PredictionCheck:
+    """Hold an arm's sensitivities against what quantizing one layer at a time does on other images.
+
+    The result is logged, and written to `validation.json` in OUTPUT_DIR.
+
+    Args:
+        cfg: FISHER says how many images and which widths.
+        quantizer: of the full-precision model.
+        arm: fisher_overall or fisher_critical.
+    """
+    found = validate(quantizer, arm, held_out_images(cfg), tuple(cfg.FISHER.VALIDATE_WIDTHS))
+    if comm.is_main_process():
+        found.save(os.path.join(cfg.OUTPUT_DIR, "validation.json"))
+    logger.info("Predicted and measured sensitivities:\n%s", found)
+    return found
+
+
+def validate(
+    quantizer: PostTrainingQuantizer, arm: Arm, images: Sequence[dict[str, Any]], widths: tuple[int, ...]
+) -> PredictionCheck:
+    """See `check_prediction`.
+
+    Args:
+        quantizer: of the full-precision model.
+        arm: fisher_overall or fisher_critical.
+        images: not those of the calibration, as the mapper makes them, with `instances`.
+        widths: in bits, among the candidates.
+    """
+    table = quantizer.sensitivity(arm).at_widths(widths)
+    origin = {**table.meta, "held_out": [image["image_id"] for image in images]}
+    measured = Estimator(
+        quantizer.model,
+        images,
+        quantizer.weights,
+        quantizer.critical,
+        quantizer.settings.aux_loss,
+        quantizer.fisher_settings,
+        quantizer.folder,
+        origin,
+    ).measure(quantizer.error_fn(arm), quantizer.layers, widths, {"widths": widths})
+    predicted = {objective: table.terms[objective] for objective in measured.changes}
+    names = [layer.name for layer in quantizer.layers]
+    return validate_prediction(predicted, measured.changes, names, widths, meta=origin)
+
+
+def held_out_images(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Images of DATASETS.TRAIN that come after those of the calibration in the same draw.
+
+    Raises:
+        ValueError: the data sets have no more images than the calibration takes.
+    """
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    calibration = cfg.QUANT.CALIBRATION
+    if len(records) <= calibration.NUM_IMAGES:
+        raise ValueError(
+            f"FISHER.VALIDATE needs images that are not calibrated on: DATASETS.TRAIN has {len(records)}, "
+            f"QUANT.CALIBRATION.NUM_IMAGES is {calibration.NUM_IMAGES}: calibrate on fewer"
+        )
+    count = min(len(records), calibration.NUM_IMAGES + cfg.FISHER.VALIDATE_IMAGES)
+    drawn = sample_calibration_images(records, count, calibration.SEED)
+    mapper = DetrDatasetMapper(cfg, is_train=False)
+    return [mapper(record) for record in drawn[calibration.NUM_IMAGES :]]
