@@ -11,12 +11,13 @@ from fisher_detr.engine.compare import (
     quantized_coverage,
 )
 from fisher_detr.engine.console import ProgressBar
-from fisher_detr.engine.defaults import device_type, load_config, setup
+from fisher_detr.engine.defaults import device_type, load_config, setup, start_logging
 from fisher_detr.engine.distributed import Rank
 from fisher_detr.engine.ema import ModelEMA
 from fisher_detr.engine.environment import environment
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
+from fisher_detr.engine.planning import explain_curve, explain_plan
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.qat import prepare
 from fisher_detr.engine.quantization_run import run_post_training
@@ -44,6 +45,8 @@ __all__ = [
     "evaluate_full_precision",
     "evaluate_plan",
     "float_bytes",
+    "explain_curve",
+    "explain_plan",
     "load_config",
     "load_float",
     "load_quantized",
@@ -52,5 +55,6 @@ __all__ = [
     "run_post_training",
     "run_training_command",
     "setup",
+    "start_logging",
     "train",
 ]

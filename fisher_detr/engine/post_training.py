@@ -257,13 +257,15 @@ class PostTrainingQuantizer:
         traced = trace_products(model, lambda: model(self.samples[:1]))
         return QuantizedModel(model, allocation, report.with_traced(traced))
 
+    def count_macs(self) -> dict[str, int]:
+        """Multiply-accumulates of every layer, on the first calibration image."""
+        return count_macs(self.model, lambda: self.model(self.samples[:1]), self.settings.skip)
+
     def _constraints(self) -> list[Constraint]:
         settings = self.settings
-
-        def macs() -> dict[str, int]:
-            return count_macs(self.model, lambda: self.model(self.samples[:1]), settings.skip)
-
-        return settings.limits.constraints(self.layers, settings.widths, settings.activation_bits, macs)
+        return settings.limits.constraints(
+            self.layers, settings.widths, settings.activation_bits, self.count_macs
+        )
 
     def _correct_biases(self, model: DetrBase) -> None:
         if self.settings.bias_correction is None:

@@ -33,11 +33,9 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     if keys.ALLOCATION_FILE:
         allocation = _stored_allocation(keys.ALLOCATION_FILE, arm, quantizer)
     else:
-        if keys.SENSITIVITY_FILE:
-            quantizer.take_sensitivity(arm, SensitivityTable.load(keys.SENSITIVITY_FILE))
+        if arm is not Arm.UNIFORM:
+            take_or_estimate(cfg, quantizer, arm)
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
-        if not keys.SENSITIVITY_FILE and arm is not Arm.UNIFORM and comm.is_main_process():
-            quantizer.sensitivity(arm).save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
     if cfg.FISHER.VALIDATE:
         check_prediction(cfg, quantizer, arm)
     quantized = quantizer.quantize(allocation, arm)
@@ -47,6 +45,22 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
     logger.info("Plan:\n%s", format_plan(allocation))
     logger.info("Coverage:\n%s", quantized.coverage)
     return quantized
+
+
+def take_or_estimate(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -> None:
+    """Sensitivities of ALLOCATION.SENSITIVITY_FILE; or estimated, and left in OUTPUT_DIR.
+
+    Args:
+        cfg: the config.
+        quantizer: gets them.
+        arm: fisher_overall or fisher_critical.
+    """
+    if path := cfg.ALLOCATION.SENSITIVITY_FILE:
+        quantizer.take_sensitivity(arm, SensitivityTable.load(path))
+        return
+    table = quantizer.sensitivity(arm)
+    if comm.is_main_process():
+        table.save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
 
 
 def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) -> BitAllocation:
