@@ -293,7 +293,7 @@ def _add_allocation(cfg: CN) -> None:
 def _add_fisher(cfg: CN) -> None:
     fisher = cfg.FISHER = CN()
     # Calibration images of one forward and backward pass; those of a batch have one size.
-    fisher.BATCH_SIZE = 8
+    fisher.BATCH_SIZE = 4
     # "batched": gradients of the images of a batch from what goes into each layer and what comes back.
     # "single": by autograd, one image at a time.
     fisher.METHOD = "batched"

@@ -11,7 +11,7 @@ from fisher_detr.fisher import GradientMethod, PassSettings
 class FisherSettings:
     """The keys of FISHER; see config.py."""
 
-    batch_size: int = 8
+    batch_size: int = 4
     method: GradientMethod = GradientMethod.BATCHED
     skip_broken: bool = False
     relative_error: float = 0.0
