@@ -89,7 +89,7 @@ def evaluate_plan(
     start = time.perf_counter() if start is None else start
     quantized = quantizer.quantize(allocation, scales)
     seconds = time.perf_counter() - start
-    target = f"_{quantizer.critical.name}" if quantizer.critical else ""
+    target = "".join(f"_{name}" for name in quantizer.sets)
     metrics, folder = _evaluate(cfg, quantized.model, f"{name}{target}_{allocation.budget_bytes}bytes")
     allocation.save(os.path.join(folder, "allocation.json"))
     quantized.coverage.save(os.path.join(folder, "coverage.json"))

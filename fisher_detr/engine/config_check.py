@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from fisher_detr.allocation import Aggregate
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
 from fisher_detr.engine.loaders import TrainSampler
@@ -48,6 +49,7 @@ _CHOICES: dict[str, type[enum.StrEnum]] = {
     "ALLOCATION.ARM": Arm,
     "ALLOCATION.SENSITIVITY": SensitivityForm,
     "ALLOCATION.COMBINE": Combination,
+    "ALLOCATION.AGGREGATE": Aggregate,
     "FISHER.METHOD": GradientMethod,
     "QUANT.QAT.WEIGHT_SCALE": ScaleTraining,
     "QUANT.QAT.ACTIVATION_SCALE": ScaleTraining,
@@ -243,9 +245,16 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
         Objective(keys.OVERALL_WEIGHT, keys.CRITICAL_WEIGHT)
     except ValueError as error:
         yield f"ALLOCATION.OVERALL_WEIGHT, CRITICAL_WEIGHT: {error}"
+    if keys.CRITICAL_SETS:
+        yield from _critical_sets(cfg, "ALLOCATION.CRITICAL_SETS", "TRAIN", resolve_category_sets)
+        if len(keys.CRITICAL_SETS) > 1 and keys.COMBINE != Combination.SUM_OF_NORMALIZED:
+            yield (
+                f"ALLOCATION.COMBINE is {keys.COMBINE}, which does not make critical sets comparable: set it "
+                f"to {Combination.SUM_OF_NORMALIZED}"
+            )
     if cfg.CRITICAL.TARGET:
         yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
-    elif keys.ARM == Arm.FISHER_CRITICAL:
+    elif not keys.CRITICAL_SETS and keys.ARM == Arm.FISHER_CRITICAL:
         yield "CRITICAL.TARGET is empty: ALLOCATION.ARM fisher_critical needs a critical set, name it there"
 
 

@@ -1,5 +1,6 @@
 """Fisher information and sensitivities of a detector on its calibration images."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -7,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.utils import comm
 from torch import Tensor
@@ -17,6 +18,8 @@ from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.known_layers import KnownLayers
 from fisher_detr.engine.trace_penalty import twice_differentiable, without_tf32
 from fisher_detr.fisher import (
+    CRITICAL,
+    OVERALL,
     ErrorFn,
     FisherEstimate,
     GradientMethod,
@@ -24,6 +27,7 @@ from fisher_detr.fisher import (
     LossFn,
     MeasuredChanges,
     PassFile,
+    SensitivityEstimate,
     UncaughtWeightError,
     estimate_fisher,
     estimate_hessian_traces,
@@ -37,6 +41,7 @@ from fisher_detr.modeling.meta_arch.detr_base import Batch
 from fisher_detr.structures import CategorySet, LayerInfo, Objective, SensitivityForm, SensitivityTable
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Estimator:
@@ -47,7 +52,7 @@ class Estimator:
         model: DetrBase,
         samples: Batch,
         weights: Mapping[str, Tensor],
-        critical: CategorySet | None,
+        sets: Mapping[str, CategorySet],
         aux_loss: bool,
         settings: FisherSettings,
         folder: str | None = None,
@@ -59,7 +64,7 @@ class Estimator:
             model: in eval mode, in full precision.
             samples: calibration images as the mapper makes them, with `instances`.
             weights: of the quantized layers, by layer name.
-            critical: the set C of the critical objective; None: no critical objective.
+            sets: critical sets by name; empty: no critical objective.
             aux_loss: whether the losses of the decoder layers before the last count.
             settings: how to estimate.
             folder: where a pass that is cut off leaves what it has; None: nowhere.
@@ -68,9 +73,10 @@ class Estimator:
         """
         self.weights = weights
         self.settings = settings
-        self.losses = image_losses(model, critical, aux_loss)
+        self.sets = sets
+        self.losses = image_losses(model, sets, aux_loss)
         self._model = model
-        self._moments: dict[Objective, dict[str, Tensor]] = {}
+        self._moments: dict[tuple, dict[str, Tensor]] = {}
         self._samples = samples
         self._folder = folder
         self._origin = {**(origin or {}), "fisher": dataclasses.asdict(settings)}
@@ -85,16 +91,34 @@ class Estimator:
         """Fisher diagonals of L_A and, with a critical set, of L_F."""
         return self._run("fisher", {}, lambda **keys: estimate_fisher(self.losses, self.weights, **keys))
 
+    def combined(self, objective: Objective) -> dict[str, Tensor]:
+        """Fisher diagonal of an objective by layer; of several critical sets the mean."""
+        parts = [part.combined(objective) for part in self.of_sets(self.fisher).values()]
+        return {layer: sum(part[layer] for part in parts) / len(parts) for layer in self.weights}
+
     def moments(self, objective: Objective) -> dict[str, Tensor]:
         """How errors of one output channel's weights interact, of every layer, by an objective."""
-        if objective not in self._moments:
-            factors = objective.factors(self.fisher.traces)
-            self._moments[objective] = self._run(
+        factors: dict[str, float] = collections.defaultdict(float)
+        for name, part in self.of_sets(self.fisher).items():
+            for term, factor in objective.factors(part.traces).items():
+                factors[self._objective(name) if term == CRITICAL else term] += factor
+        key = tuple(sorted(factors.items()))
+        if key not in self._moments:
+            self._moments[key] = self._run(
                 "moments",
-                {"factors": factors},
+                {"factors": key},
                 lambda **keys: estimate_input_moments(self.losses, self.weights, factors=factors, **keys),
             )
-        return self._moments[objective]
+        return self._moments[key]
+
+    def of_sets(self, estimate: T) -> dict[str, T]:
+        """The part of each critical set; an estimate of one set, or of none, as it is."""
+        if len(self.sets) < 2:
+            return {next(iter(self.sets), OVERALL): estimate}
+        return {name: estimate.of_set(name) for name in self.sets}
+
+    def _objective(self, name: str) -> str:
+        return CRITICAL if len(self.sets) < 2 else f"{CRITICAL}:{name}"
 
     @functools.cached_property
     def hessian(self) -> HessianTraces:
@@ -115,8 +139,8 @@ class Estimator:
         layers: Sequence[LayerInfo],
         widths: Sequence[int],
         meta: Mapping[str, Any],
-    ) -> SensitivityTable:
-        """Sensitivity of every layer and width to an error.
+    ) -> dict[str, SensitivityTable]:
+        """Sensitivity of every layer and width to an error, by critical set.
 
         Args:
             form: of the sensitivity.
@@ -126,17 +150,30 @@ class Estimator:
             meta: where the table comes from, the choice of the scales included.
         """
         if form is SensitivityForm.HAWQ_TRACE:
-            return hawq_sensitivity(self.hessian, self.weights, error, layers, widths, meta)
+            return {
+                name: hawq_sensitivity(part, self.weights, error, layers, widths, meta)
+                for name, part in self.of_sets(self.hessian).items()
+            }
+        estimate = self._estimate(form, error, layers, widths, meta)
+        return {name: part.table(meta) for name, part in self.of_sets(estimate).items()}
+
+    def _estimate(
+        self,
+        form: SensitivityForm,
+        error: ErrorFn,
+        layers: Sequence[LayerInfo],
+        widths: Sequence[int],
+        meta: Mapping[str, Any],
+    ) -> SensitivityEstimate | MeasuredChanges:
         if form is SensitivityForm.MEASURED:
-            return self.measure(error, layers, widths, meta).table(meta)
-        estimate = self._run(
+            return self.measure(error, layers, widths, meta)
+        return self._run(
             "sensitivity",
             meta,
             lambda **keys: estimate_sensitivity(
                 self.losses, self.weights, error=error, layers=layers, widths=widths, form=form, **keys
             ),
         )
-        return estimate.table(meta)
 
     def measure(
         self, error: ErrorFn, layers: Sequence[LayerInfo], widths: Sequence[int], meta: Mapping[str, Any]
@@ -176,11 +213,24 @@ class Estimator:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def image_losses(model: DetrBase, critical: CategorySet | None, aux_loss: bool = True) -> LossFn:
-    """Losses of the images of a batch: `overall` L_A and, with a set, `critical` L_F of the same forward."""
-    sets = {"overall": None} if critical is None else {"overall": None, "critical": critical}
+def image_losses(
+    model: DetrBase, sets: CategorySet | Mapping[str, CategorySet] | None, aux_loss: bool = True
+) -> LossFn:
+    """Losses of the images of a batch, of one forward pass.
+
+    Args:
+        model: in eval mode.
+        sets: the critical set, or several by name; None or empty: none.
+        aux_loss: whether the losses of the decoder layers before the last count.
+
+    Returns:
+        A callable that gives `overall` L_A; of one set `critical`, of several `critical:<name>` L_F.
+    """
+    of_sets = dict(sets or {}) if not isinstance(sets, CategorySet) else {sets.name: sets}
+    critical = {CRITICAL if len(of_sets) == 1 else f"{CRITICAL}:{name}": x for name, x in of_sets.items()}
+    chosen: dict[str, CategorySet | None] = {OVERALL: None, **critical}
 
     def losses(batch: Batch) -> dict[str, Tensor]:
-        return dict(zip(sets, model.image_objectives(batch, list(sets.values()), aux_loss), strict=True))
+        return dict(zip(chosen, model.image_objectives(batch, list(chosen.values()), aux_loss), strict=True))
 
     return losses

@@ -14,8 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 
-from fisher_detr.allocation import Constraint, allocate_arm, combine, pareto
-from fisher_detr.critical import resolve_category_set
+from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, pareto
+from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.distributed import from_main
@@ -23,7 +23,7 @@ from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.files import sha256_of
-from fisher_detr.fisher import ErrorFn
+from fisher_detr.fisher import OVERALL, ErrorFn
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import (
     ActivationQuantizer,
@@ -76,7 +76,7 @@ class PostTrainingQuantizer:
         model: DetrBase,
         samples: Sequence[dict[str, Any]],
         settings: QuantSettings,
-        critical: CategorySet | None = None,
+        critical: CategorySet | Sequence[CategorySet] | None = None,
         provenance: Mapping[str, Any] | None = None,
         fisher_settings: FisherSettings | None = None,
         folder: str | None = None,
@@ -87,7 +87,7 @@ class PostTrainingQuantizer:
             model: in full precision; put in eval mode.
             samples: calibration images as the mapper makes them, with `instances`.
             settings: how to quantize.
-            critical: the set C of the critical objective; None: no critical objective.
+            critical: the set C of the critical objective, or several sets that one plan serves; None: none.
             provenance: stored with the sensitivities: weights, data sets, seed.
             fisher_settings: how to estimate.
             folder: where an estimate that is cut off leaves what it has; None: nowhere.
@@ -95,29 +95,34 @@ class PostTrainingQuantizer:
         self.model = float_model_for_quantization(model, settings.fold_norm)
         self.samples = samples
         self.settings = settings
-        self.critical = critical
+        sets = [critical] if isinstance(critical, CategorySet) else list(critical or [])
+        self.sets = {chosen.name: chosen for chosen in sets}
         self.provenance = dict(provenance or {})
         self.fisher_settings = fisher_settings or FisherSettings()
         self.folder = folder
-        self._tables: dict[Objective, SensitivityTable] = {}
+        self._tables: dict[Objective, dict[str, SensitivityTable]] = {}
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, model: DetrBase, critical: CategorySet | None = None
+        cls, cfg: CfgNode, model: DetrBase, critical: CategorySet | Sequence[CategorySet] | None = None
     ) -> "PostTrainingQuantizer":
         """Take calibration images from DATASETS.TRAIN.
 
         Args:
             cfg: the config.
             model: in full precision, with the weights of MODEL.WEIGHTS.
-            critical: the critical set; None: that of CRITICAL.TARGET, if it names one.
+            critical: see `__init__`; None: those of ALLOCATION.CRITICAL_SETS, or else of CRITICAL.TARGET.
         """
         calibration = cfg.QUANT.CALIBRATION
         records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
         drawn = sample_calibration_images(records, calibration.NUM_IMAGES, calibration.SEED)
         mapper = DetrDatasetMapper(cfg, is_train=False)
-        if critical is None and cfg.CRITICAL.TARGET:
-            critical = resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+        if critical is None:
+            metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+            if cfg.ALLOCATION.CRITICAL_SETS:
+                critical = resolve_category_sets(cfg.ALLOCATION.CRITICAL_SETS, metadata)
+            elif cfg.CRITICAL.TARGET:
+                critical = resolve_category_set(cfg.CRITICAL.TARGET, metadata)
         provenance = {
             "weights": os.path.basename(cfg.MODEL.WEIGHTS),
             "weights_sha256": sha256_of(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None,
@@ -135,6 +140,11 @@ class PostTrainingQuantizer:
             cfg.OUTPUT_DIR,
         )
 
+    @property
+    def critical(self) -> CategorySet | None:
+        """The critical set, of several the first; None: there is none."""
+        return next(iter(self.sets.values()), None)
+
     @functools.cached_property
     def layers(self) -> tuple[LayerInfo, ...]:
         """The layers that get a width."""
@@ -149,12 +159,12 @@ class PostTrainingQuantizer:
 
     @functools.cached_property
     def estimator(self) -> Estimator:
-        """Of what follows from the gradients of L_A and, with a critical set, of L_F."""
+        """Of what follows from the gradients of L_A and, with critical sets, of L_F."""
         return Estimator(
             self.model,
             self.samples,
             self.weights,
-            self.critical,
+            self.sets,
             self.settings.aux_loss,
             self.fisher_settings,
             self.folder,
@@ -169,7 +179,7 @@ class PostTrainingQuantizer:
         """
         if arm is not Arm.FISHER_CRITICAL:
             return Objective(1.0, 0.0, self.settings.objective.combine)
-        if self.critical is None:
+        if not self.sets:
             raise ValueError("arm fisher_critical needs a critical set: name it in CRITICAL.TARGET")
         return self.settings.objective
 
@@ -177,7 +187,7 @@ class PostTrainingQuantizer:
         """The Fisher diagonal that weighs the scales of an arm, where they are weighted."""
         if self.settings.scale is not ScaleMethod.FISHER:
             return None
-        return self.estimator.fisher.combined(self.objective(arm))
+        return self.estimator.combined(self.objective(arm))
 
     def moments(self, arm: Arm) -> dict[str, Tensor] | None:
         """How errors within an output channel interact by an arm's objective, where rounding asks for it."""
@@ -186,21 +196,35 @@ class PostTrainingQuantizer:
         return self.estimator.moments(self.objective(arm))
 
     def sensitivity(self, arm: Arm) -> SensitivityTable:
-        """Sensitivity of every layer and width to the actual quantization error under an arm's scales."""
+        """Sensitivity of every layer and width to the actual quantization error under an arm's scales.
+
+        Of several critical sets, that of the first; `sensitivities` has all.
+        """
+        return next(iter(self.sensitivities(arm).values()))
+
+    def sensitivities(self, arm: Arm) -> dict[str, SensitivityTable]:
+        """Sensitivities by critical set; an arm that knows none has one table."""
         objective = self.objective(arm)
         if objective not in self._tables:
             self._tables[objective] = self._estimate_sensitivity(arm)
-        return self._tables[objective]
+        tables = self._tables[objective]
+        return tables if arm is Arm.FISHER_CRITICAL else dict(list(tables.items())[:1])
 
     def take_sensitivity(self, arm: Arm, table: SensitivityTable) -> None:
         """Use the sensitivities of an earlier run for an arm.
 
         Raises:
             ValueError: the table was made for another objective, checkpoint or kind of quantization, or lacks
-                a candidate width.
+                a candidate width; or the plan is for several critical sets.
         """
+        if len(self.sets) > 1:
+            raise ValueError(
+                "ALLOCATION.SENSITIVITY_FILE has the sensitivities of one critical set, and "
+                f"ALLOCATION.CRITICAL_SETS names {len(self.sets)}: leave it out to compute them"
+            )
         self._check_origin(table, arm)
-        self._tables[self.objective(arm)] = table.at_widths(self.settings.widths)
+        name = next(iter(self.sets), OVERALL)
+        self._tables[self.objective(arm)] = {name: table.at_widths(self.settings.widths)}
 
     def allocate(self, arm: Arm, average_bits: float) -> BitAllocation:
         """Widths of one arm at the bytes of a uniform width.
@@ -210,15 +234,16 @@ class PostTrainingQuantizer:
             average_bits: the uniform width whose bytes are the budget.
         """
         settings = self.settings
-        table = None if arm is Arm.UNIFORM else self.sensitivity(arm)
+        tables = None if arm is Arm.UNIFORM else self.sensitivities(arm)
         plan = allocate_arm(
             arm,
             self.layers,
             average_bits,
-            table,
+            tables if tables is None or len(tables) > 1 else next(iter(tables.values())),
             self.objective(arm),
             settings.mip_gap,
             settings.time_limit,
+            aggregate=settings.aggregate,
             constraints=self._constraints(),
             restrictions=settings.limits.restrictions(self.layers),
         )
@@ -232,8 +257,10 @@ class PostTrainingQuantizer:
             points: number of sizes.
         """
         settings = self.settings
+        objective = self.objective(arm)
+        costs = {name: combine(table, objective) for name, table in self.sensitivities(arm).items()}
         plans = pareto(
-            combine(self.sensitivity(arm), self.objective(arm)),
+            Costs.of(costs, aggregate=settings.aggregate),
             self.layers,
             settings.widths,
             points,
@@ -275,10 +302,18 @@ class PostTrainingQuantizer:
                 model, self.model, [[sample] for sample in self.samples], self.settings.bias_correction
             )
 
-    def _estimate_sensitivity(self, arm: Arm) -> SensitivityTable:
-        settings = self.settings
+    def _estimate_sensitivity(self, arm: Arm) -> dict[str, SensitivityTable]:
+        settings, meta = self.settings, self._meta(arm)
         error = self.error_fn(arm)
-        return self.estimator.sensitivity(settings.form, error, self.layers, settings.widths, self._meta(arm))
+        tables = self.estimator.sensitivity(settings.form, error, self.layers, settings.widths, meta)
+        return {
+            name: dataclasses.replace(table, meta={**table.meta, "critical_set": self._describe(name)})
+            for name, table in tables.items()
+        }
+
+    def _describe(self, name: str) -> dict[str, Any] | None:
+        """A critical set as plain JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self.sets[name]))) if name in self.sets else None
 
     def error_fn(self, arm: Arm) -> ErrorFn:
         """Errors of a layer's weights under an arm's scales and rounding."""
@@ -302,14 +337,15 @@ class PostTrainingQuantizer:
 
     def _meta(self, arm: Arm) -> dict[str, Any]:
         """Where a table comes from, as plain JSON."""
-        return {"objective": dataclasses.asdict(self.objective(arm)), **self._origin}
+        of_arm = {"objective": dataclasses.asdict(self.objective(arm)), **self._origin}
+        return {**of_arm, "critical_set": self._describe(next(iter(self.sets), OVERALL))}
 
     @functools.cached_property
     def _origin(self) -> dict[str, Any]:
         """What all tables have in common, as plain JSON."""
         origin = {
             "settings": dataclasses.asdict(self.settings),
-            "critical_set": dataclasses.asdict(self.critical) if self.critical else None,
+            "critical_sets": [dataclasses.asdict(chosen) for chosen in self.sets.values()],
             "image_ids": [sample["image_id"] for sample in self.samples],
             "torch": torch.__version__,
             **self.provenance,

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.post_training import PostTrainingQuantizer
-from fisher_detr.fisher import PredictionCheck, validate_prediction
+from fisher_detr.fisher import CRITICAL, OVERALL, PredictionCheck, validate_prediction
 from fisher_detr.structures import Arm
 
 logger = logging.getLogger(__name__)
@@ -46,21 +46,27 @@ def validate(
         images: not those of the calibration, as the mapper makes them, with `instances`.
         widths: in bits, among the candidates.
     """
-    table = quantizer.sensitivity(arm).at_widths(widths)
-    origin = {**table.meta, "held_out": [image["image_id"] for image in images]}
+    tables = {name: table.at_widths(widths) for name, table in quantizer.sensitivities(arm).items()}
+    first = next(iter(tables.values()))
+    origin = {**first.meta, "held_out": [image["image_id"] for image in images]}
     measured = Estimator(
         quantizer.model,
         images,
         quantizer.weights,
-        quantizer.critical,
+        quantizer.sets,
         quantizer.settings.aux_loss,
         quantizer.fisher_settings,
         quantizer.folder,
         origin,
     ).measure(quantizer.error_fn(arm), quantizer.layers, widths, {"widths": widths})
-    predicted = {objective: table.terms[objective] for objective in measured.changes}
+    predicted = {OVERALL: first.terms[OVERALL]}
+    for name, table in tables.items():
+        objective = CRITICAL if CRITICAL in measured.changes else f"{CRITICAL}:{name}"
+        if objective in measured.changes and CRITICAL in table.terms:
+            predicted[objective] = table.terms[CRITICAL]
+    changes = {objective: measured.changes[objective] for objective in predicted}
     names = [layer.name for layer in quantizer.layers]
-    return validate_prediction(predicted, measured.changes, names, widths, meta=origin)
+    return validate_prediction(predicted, changes, names, widths, meta=origin)
 
 
 def held_out_images(cfg: CfgNode) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import dataclasses
 
 from detectron2.config import CfgNode
 
+from fisher_detr.allocation import Aggregate
 from fisher_detr.engine.limits import Limits
 from fisher_detr.quantization import BiasMode, RangeMethod, RoundingMethod
 from fisher_detr.structures import Combination, Objective, ScaleMethod, SensitivityForm
@@ -28,6 +29,7 @@ class QuantSettings:
     widths: tuple[int, ...]
     aux_loss: bool
     objective: Objective
+    aggregate: Aggregate
     limits: Limits
     mip_gap: float
     time_limit: float
@@ -58,6 +60,7 @@ class QuantSettings:
             objective=Objective(
                 allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
             ),
+            aggregate=Aggregate(allocation.AGGREGATE),
             limits=Limits.from_config(cfg),
             mip_gap=allocation.MIP_GAP,
             time_limit=allocation.TIME_LIMIT,

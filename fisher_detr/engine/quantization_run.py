@@ -58,9 +58,11 @@ def take_or_estimate(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -
     if path := cfg.ALLOCATION.SENSITIVITY_FILE:
         quantizer.take_sensitivity(arm, SensitivityTable.load(path))
         return
-    table = quantizer.sensitivity(arm)
+    tables = quantizer.sensitivities(arm)
     if comm.is_main_process():
-        table.save(os.path.join(cfg.OUTPUT_DIR, "sensitivity.json"))
+        for name, table in tables.items():
+            suffix = f"_{name}" if len(tables) > 1 else ""
+            table.save(os.path.join(cfg.OUTPUT_DIR, f"sensitivity{suffix}.json"))
 
 
 def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) -> BitAllocation:
@@ -72,11 +74,12 @@ def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) ->
             f"allocation file {path} is of arm {made_for}, and ALLOCATION.ARM is {arm}, whose scales are "
             f"others: set ALLOCATION.ARM {made_for}"
         )
-    aimed_at = (allocation.meta.get("sensitivity") or {}).get("critical_set")
-    if arm is Arm.FISHER_CRITICAL and aimed_at and aimed_at["indices"] != list(quantizer.critical.indices):
+    aimed_at, sets = _aims(allocation), {name: list(x.indices) for name, x in quantizer.sets.items()}
+    if arm is Arm.FISHER_CRITICAL and aimed_at and sorted(aimed_at.values()) != sorted(sets.values()):
         raise ValueError(
-            f"allocation file {path} is for the critical set {aimed_at['name']}, and CRITICAL.TARGET is "
-            f"{quantizer.critical.name}, whose scales are others: set CRITICAL.TARGET to the plan's set"
+            f"allocation file {path} is for the critical set {', '.join(aimed_at)}, and the config names "
+            f"{', '.join(sets) or 'none'}, whose scales are others: set CRITICAL.TARGET (of several sets "
+            "ALLOCATION.CRITICAL_SETS) to the plan's"
         )
     layers = {layer.name: layer for layer in quantizer.layers}
     if set(allocation.bits) == set(layers):  # other layers are quantize_model's to refuse
@@ -87,3 +90,11 @@ def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) ->
                 "make it again"
             )
     return allocation
+
+
+def _aims(allocation: BitAllocation) -> dict[str, list[int]]:
+    """Category indices of the critical sets of a plan, by their names."""
+    origin = allocation.meta.get("sensitivity") or {}
+    tables = [origin] if "critical_set" in origin else [x for x in origin.values() if isinstance(x, dict)]
+    found = [table["critical_set"] for table in tables if table.get("critical_set")]
+    return {chosen["name"]: chosen["indices"] for chosen in found}

@@ -10,7 +10,7 @@ from fisher_detr.fisher.measurement import MeasuredChanges, evaluate_losses, mea
 from fisher_detr.fisher.moments import estimate_input_moments
 from fisher_detr.fisher.pass_file import PassFile
 from fisher_detr.fisher.sensitivity import ErrorFn, SensitivityEstimate, estimate_sensitivity
-from fisher_detr.fisher.statistics import standard_error
+from fisher_detr.fisher.statistics import CRITICAL, OVERALL, standard_error
 from fisher_detr.fisher.trace_penalty import (
     PenaltyMethod,
     RepeatableLoss,
@@ -23,6 +23,8 @@ from fisher_detr.fisher.validation import validate_prediction
 from fisher_detr.fisher.weight_products import UncaughtWeightError
 
 __all__ = [
+    "CRITICAL",
+    "OVERALL",
     "ErrorFn",
     "FisherEstimate",
     "GradientMethod",

@@ -1,7 +1,6 @@
 """Plans in words, and whether what they predict holds on other images."""
 
 import dataclasses
-import itertools
 import json
 
 import numpy as np
@@ -143,3 +142,65 @@ def test_predictions_are_checked_on_images_that_are_not_calibrated_on(cfg_of, tm
     assert json.loads((tmp_path / "validation.json").read_text())["num_images"] == 4
     with pytest.raises(ValueError, match="has 8, QUANT.CALIBRATION.NUM_IMAGES is 8: calibrate on fewer"):
         held_out_images(cfg_of("QUANT.CALIBRATION.NUM_IMAGES", 8))
+
+
+SETS = ("ALLOCATION.CRITICAL_SETS", ("vehicle", "animal"))
+
+
+def test_one_plan_for_several_sets(cfg_of, tmp_path):
+    """Each set has the sensitivities of a run of its own with the same scales; the sum serves both."""
+    cfg = cfg_of(*SETS, "QUANT.WEIGHT.SCALE", "mse")
+    explain_plan(cfg)
+    plan = BitAllocation.load(tmp_path / "allocation.json")
+    assert set(plan.meta["prediction"]) == {"vehicle", "animal"}
+    for name in ("vehicle", "animal"):
+        found = SensitivityTable.load(tmp_path / f"sensitivity_{name}.json")
+        alone = cfg_of("CRITICAL.TARGET", name, "QUANT.WEIGHT.SCALE", "mse")
+        expected = PostTrainingQuantizer.from_config(alone, load_float(alone)).sensitivity(CRITICAL)
+        assert found.meta["critical_set"] == expected.meta["critical_set"]
+        for term in ("overall", "cross", "critical"):
+            np.testing.assert_allclose(found.terms[term], expected.terms[term], rtol=1e-5, atol=1e-18)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "fisher"])
+def test_scales_and_rounding_of_several_sets_are_of_their_mean(cfg_of, rounding):
+    cfg = cfg_of(*SETS, "QUANT.WEIGHT.ROUNDING", rounding)
+    both = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
+    expected = {}
+    for name in ("vehicle", "animal"):
+        alone = cfg_of("CRITICAL.TARGET", name, "QUANT.WEIGHT.ROUNDING", rounding)
+        quantizer = PostTrainingQuantizer.from_config(alone, load_float(alone))
+        expected[name] = quantizer.scale_fisher(CRITICAL), quantizer.moments(CRITICAL)
+    for index, found in enumerate((both.scale_fisher(CRITICAL), both.moments(CRITICAL))):
+        if found is None:
+            assert rounding == "nearest" and index == 1
+            continue
+        for layer, values in found.items():
+            parts = [of_set[index][layer] for of_set in expected.values()]
+            mean = sum(parts) / (2 if index == 0 else 1)  # a factor of the moments is irrelevant
+            torch.testing.assert_close(values, mean, rtol=1e-4, atol=1e-6 * float(mean.abs().max()))
+
+
+def test_worst_case_is_no_worse_for_the_worst(cfg_of, tmp_path):
+    worst = {}
+    for aggregate in ("weighted_sum", "worst_case"):
+        explain_plan(cfg_of(*SETS, "ALLOCATION.AGGREGATE", aggregate, "ALLOCATION.MIP_GAP", 0.0))
+        plan = BitAllocation.load(tmp_path / "allocation.json")
+        worst[aggregate] = max(plan.meta["prediction"].values())
+    assert worst["worst_case"] <= worst["weighted_sum"] * (1 + 1e-6)
+
+
+def test_a_plan_for_several_sets_is_taken_again(cfg_of, tmp_path):
+    explain_plan(cfg_of(*SETS))
+    path = tmp_path / "allocation.json"
+    stored = ("ALLOCATION.ALLOCATION_FILE", path)
+    cfg = cfg_of(*SETS, *stored)
+    assert run_post_training(cfg, load_float(cfg)).allocation.bits == BitAllocation.load(path).bits
+    cfg = cfg_of(*stored)
+    with pytest.raises(
+        ValueError, match="for the critical set animal, vehicle, and the config names vehicle,"
+    ):
+        run_post_training(cfg, load_float(cfg))
+    cfg = cfg_of(*SETS, "ALLOCATION.SENSITIVITY_FILE", tmp_path / "sensitivity_vehicle.json")
+    with pytest.raises(ValueError, match="sensitivities of one critical set, and .* names 2"):
+        run_post_training(cfg, load_float(cfg))

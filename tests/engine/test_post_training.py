@@ -190,7 +190,7 @@ def test_a_table_of_another_question_is_refused(quantizer):
         ({"size_bytes": 1}, "says 1 bytes"),
         (
             {"meta": {"sensitivity": {"critical_set": {"name": "animal", "indices": [0, 1]}}}},
-            "critical set animal, and CRITICAL.TARGET is vehicle",
+            "critical set animal, and the config names vehicle",
         ),
     ],
 )
