@@ -114,9 +114,19 @@ def test_two_ranks_find_what_one_finds(config, two_ranks, tmp_path):
     assert {found["image_id"] for found in detections(output)} == set(range(1, 9))
 
 
-def test_quantization_by_two_ranks_is_that_of_one(config, two_ranks, tmp_path):
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        (),
+        ("QUANT.WEIGHT.ROUNDING", "fisher", "FISHER.BATCH_SIZE", 1),
+        ("ALLOCATION.SENSITIVITY", "measured", "ALLOCATION.WIDTHS", "(2, 4, 8)"),
+    ],
+    ids=["block", "rounding", "measured"],
+)
+def test_quantization_by_two_ranks_is_that_of_one(config, two_ranks, tmp_path, chosen):
+    """They share the calibration images, or the layers that are measured."""
     weights, _, _ = two_ranks
-    options = [*EXACT_OPTIONS, "MODEL.WEIGHTS", weights / "model_final.pth", "QUANT.ENABLED", "True"]
+    options = [*EXACT_OPTIONS, "MODEL.WEIGHTS", weights / "model_final.pth", "QUANT.ENABLED", "True", *chosen]
     one, two = tmp_path / "one", tmp_path / "two"
     done = torchrun(TRAIN_NET, "--config-file", config, "OUTPUT_DIR", two, *options)
     assert done.returncode == 0, done.stderr[-3000:]
