@@ -302,6 +302,11 @@ def _add_fisher(cfg: CN) -> None:
     # "batched": gradients of the images of a batch from what goes into each layer and what comes back.
     # "single": by autograd, one image at a time.
     fisher.METHOD = "batched"
+    # Labels of the losses: those of the "data" (the empirical Fisher information), or drawn from the "model":
+    # a category or none for every query by its scores, and a box around its own, off by LABEL_NOISE of the
+    # image on average in each number. What is measured has the labels of the data.
+    fisher.LABELS = "data"
+    fisher.LABEL_NOISE = 0.02
     # Leave out a calibration image whose loss is not finite, with a warning; otherwise it is an error.
     fisher.SKIP_BROKEN_IMAGES = False
     # End once the standard error of the total traces is at most this part of them. 0: take all images.

@@ -22,7 +22,7 @@ from fisher_detr.engine.qat_check import (
 from fisher_detr.engine.qat_settings import PenaltyObjective
 from fisher_detr.engine.trainer_check import trainer_mistakes
 from fisher_detr.fisher import GradientMethod, PenaltyMethod, TraceEstimate
-from fisher_detr.modeling import BoxLoss
+from fisher_detr.modeling import BoxLoss, LabelSource
 from fisher_detr.quantization import BiasMode, RangeMethod, RoundingMethod, ScaleTraining
 from fisher_detr.structures import (
     MAX_BITS,
@@ -51,6 +51,7 @@ _CHOICES: dict[str, type[enum.StrEnum]] = {
     "ALLOCATION.COMBINE": Combination,
     "ALLOCATION.AGGREGATE": Aggregate,
     "FISHER.METHOD": GradientMethod,
+    "FISHER.LABELS": LabelSource,
     "QUANT.QAT.WEIGHT_SCALE": ScaleTraining,
     "QUANT.QAT.ACTIVATION_SCALE": ScaleTraining,
     "QUANT.QAT.PENALTY.METHOD": PenaltyMethod,
@@ -263,6 +264,8 @@ def _fisher(cfg: CfgNode) -> Iterator[str]:
     for key, least in (("BATCH_SIZE", 1), ("SAVE_EVERY", 0), ("HAWQ_PROBES", 1)):
         if keys[key] < least:
             yield f"FISHER.{key} is {keys[key]}, expected {least} or more"
+    if not 0 < keys.LABEL_NOISE < 1:
+        yield f"FISHER.LABEL_NOISE is {keys.LABEL_NOISE:g}, expected a part of the image, above 0 and below 1"
     if keys.VALIDATE:
         yield from _validation(cfg)
     if not 0 <= keys.RELATIVE_ERROR < 1:

@@ -36,7 +36,7 @@ from fisher_detr.fisher import (
     hawq_sensitivity,
     measure_loss_changes,
 )
-from fisher_detr.modeling import DetrBase
+from fisher_detr.modeling import DetrBase, LabelSampler
 from fisher_detr.modeling.meta_arch.detr_base import Batch
 from fisher_detr.structures import CategorySet, LayerInfo, Objective, SensitivityForm, SensitivityTable
 
@@ -74,7 +74,9 @@ class Estimator:
         self.weights = weights
         self.settings = settings
         self.sets = sets
-        self.losses = image_losses(model, sets, aux_loss)
+        sampler = settings.sampler(model)
+        self.losses = image_losses(model, sets, aux_loss, sampler)
+        self._losses_of_data = image_losses(model, sets, aux_loss) if sampler else self.losses
         self._model = model
         self._moments: dict[tuple, dict[str, Tensor]] = {}
         self._samples = samples
@@ -182,7 +184,7 @@ class Estimator:
         rank, size = comm.get_rank(), comm.get_world_size()
         known = KnownLayers(self._path(f"measured.{rank}.npz"), self._digest(meta))
         measure = functools.partial(
-            measure_loss_changes, self.losses, self.weights, self.batches, error, widths=widths
+            measure_loss_changes, self._losses_of_data, self.weights, self.batches, error, widths=widths
         )
         found = known.read()
         if own := layers[rank::size]:  # ranks share the layers
@@ -214,7 +216,10 @@ class Estimator:
 
 
 def image_losses(
-    model: DetrBase, sets: CategorySet | Mapping[str, CategorySet] | None, aux_loss: bool = True
+    model: DetrBase,
+    sets: CategorySet | Mapping[str, CategorySet] | None,
+    aux_loss: bool = True,
+    sampler: LabelSampler | None = None,
 ) -> LossFn:
     """Losses of the images of a batch, of one forward pass.
 
@@ -222,6 +227,7 @@ def image_losses(
         model: in eval mode.
         sets: the critical set, or several by name; None or empty: none.
         aux_loss: whether the losses of the decoder layers before the last count.
+        sampler: draws the labels; None: those of the data.
 
     Returns:
         A callable that gives `overall` L_A; of one set `critical`, of several `critical:<name>` L_F.
@@ -231,6 +237,7 @@ def image_losses(
     chosen: dict[str, CategorySet | None] = {OVERALL: None, **critical}
 
     def losses(batch: Batch) -> dict[str, Tensor]:
-        return dict(zip(chosen, model.image_objectives(batch, list(chosen.values()), aux_loss), strict=True))
+        found = model.image_objectives(batch, list(chosen.values()), aux_loss, sampler)
+        return dict(zip(chosen, found, strict=True))
 
     return losses

@@ -5,6 +5,7 @@ import dataclasses
 from detectron2.config import CfgNode
 
 from fisher_detr.fisher import GradientMethod, PassSettings
+from fisher_detr.modeling import DetrBase, LabelSampler, LabelSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,9 @@ class FisherSettings:
     relative_error: float = 0.0
     save_every: int = 0
     hawq_probes: int = 8
+    labels: LabelSource = LabelSource.DATA
+    label_noise: float = 0.02
+    seed: int = 0
     progress: bool = True
 
     @classmethod
@@ -34,7 +38,17 @@ class FisherSettings:
             relative_error=keys.RELATIVE_ERROR,
             save_every=keys.SAVE_EVERY,
             hawq_probes=keys.HAWQ_PROBES,
+            labels=LabelSource(keys.LABELS),
+            label_noise=keys.LABEL_NOISE,
+            seed=cfg.QUANT.CALIBRATION.SEED,
         )
+
+    def sampler(self, model: DetrBase) -> LabelSampler | None:
+        """What draws labels; None: those of the data count."""
+        if self.labels is LabelSource.DATA:
+            return None
+        head = model.criterion.classification
+        return LabelSampler(head, model.num_classes, self.label_noise, self.seed)
 
     def of_pass(self) -> PassSettings:
         """What a pass over the images needs to know."""

@@ -5,6 +5,7 @@ from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losse
 from fisher_detr.modeling.dilated_resnet import build_dilated_resnet_backbone
 from fisher_detr.modeling.matcher import HungarianMatcher
 from fisher_detr.modeling.meta_arch import DabDetr, DeformableDetr, Detr, DetrBase
+from fisher_detr.modeling.sampled_labels import LabelSampler, LabelSource
 from fisher_detr.modeling.small_resnet import build_small_resnet_backbone
 from fisher_detr.modeling.targets import Predictions, Targets
 
@@ -15,6 +16,8 @@ __all__ = [
     "Detr",
     "DetrBase",
     "HungarianMatcher",
+    "LabelSampler",
+    "LabelSource",
     "Predictions",
     "SetCriterion",
     "SigmoidClassification",

@@ -1,5 +1,6 @@
 """The training loss of DETR (arXiv 2005.12872, equation 2), and its critical-category form."""
 
+import copy
 import dataclasses
 import enum
 
@@ -44,6 +45,12 @@ class SetCriterion:
         """
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_bbox": l1_weight, "loss_giou": giou_weight}
+
+    def matching_by(self, matcher: HungarianMatcher) -> "SetCriterion":
+        """The same losses of other pairs."""
+        other = copy.copy(self)
+        other.matcher = matcher
+        return other
 
     @property
     def classification(self) -> Classification:

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from fisher_detr.checkpoint import SafeCheckpointer
-from fisher_detr.engine import PostTrainingQuantizer, Trainer, explain_curve, explain_plan, load_float
+from fisher_detr.engine import (
+    PostTrainingQuantizer,
+    Trainer,
+    estimation,
+    explain_curve,
+    explain_plan,
+    load_float,
+)
 from fisher_detr.engine.defaults import load_config
+from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.prediction_check import held_out_images, validate
 from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.fisher import GradientMethod
@@ -94,7 +102,7 @@ def test_every_form_has_a_plan(cfg_of, tmp_path, form):
 def test_a_measurement_that_was_cut_off_goes_on(cfg_of, tmp_path, monkeypatch):
     cfg = cfg_of("ALLOCATION.SENSITIVITY", "measured", "ALLOCATION.WIDTHS", (2, 4))
     quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
-    losses, left = quantizer.estimator.losses, [12]
+    losses, left = image_losses(quantizer.model, quantizer.sets, aux_loss=False), [12]
 
     def killed(batch):
         left[0] -= 1
@@ -102,9 +110,10 @@ def test_a_measurement_that_was_cut_off_goes_on(cfg_of, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return losses(batch)
 
-    quantizer.estimator.losses = killed
+    monkeypatch.setattr(estimation, "image_losses", lambda *_: killed)
     with pytest.raises(KeyboardInterrupt):
         quantizer.sensitivity(CRITICAL)
+    monkeypatch.undo()
     assert [path.name for path in tmp_path.glob("partial_measured*")] == ["partial_measured.0.npz"]
     again = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
     found = again.sensitivity(CRITICAL)
@@ -125,6 +134,29 @@ def test_a_weight_that_cannot_be_seen_is_differentiated_by_autograd(cfg_of, capl
     np.testing.assert_allclose(found.terms["critical"], expected.terms["critical"], rtol=1e-4, atol=1e-20)
     if "images are differentiated one by one" not in caplog.text:
         pytest.fail("the fall-back was not needed: take another example")
+
+
+def test_labels_drawn_from_the_model(cfg_of, tmp_path):
+    """Those of the data have no part, and what is measured has no part in the draws."""
+    tables = {}
+    for labels in ("data", "model"):
+        explain_plan(cfg_of("FISHER.LABELS", labels))
+        tables[labels] = SensitivityTable.load(tmp_path / "sensitivity.json")
+    assert not np.allclose(tables["data"].terms["overall"], tables["model"].terms["overall"], rtol=0.01)
+    cfg = cfg_of("FISHER.LABELS", "model")
+    quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
+    for sample in quantizer.samples:
+        del sample["instances"]
+    found = quantizer.sensitivity(CRITICAL).terms["overall"]
+    np.testing.assert_allclose(found, tables["model"].terms["overall"], rtol=1e-5, atol=1e-18)
+    measured = [
+        PostTrainingQuantizer.from_config(cfg, load_float(cfg)).sensitivity(CRITICAL).terms["overall"]
+        for cfg in (
+            cfg_of("FISHER.LABELS", x, "ALLOCATION.SENSITIVITY", "measured", "QUANT.WEIGHT.SCALE", "mse")
+            for x in ("data", "model")
+        )
+    ]
+    np.testing.assert_array_equal(*measured)
 
 
 def test_predictions_are_checked_on_images_that_are_not_calibrated_on(cfg_of, tmp_path):

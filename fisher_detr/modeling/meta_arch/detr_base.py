@@ -14,6 +14,7 @@ from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losse
 from fisher_detr.modeling.frozen_conv import fuse_frozen_norms
 from fisher_detr.modeling.matcher import HungarianMatcher
 from fisher_detr.modeling.meta_arch.parts import classification_of, num_classes_of
+from fisher_detr.modeling.sampled_labels import LabelSampler, OwnMatcher
 from fisher_detr.modeling.targets import Predictions, Targets, targets_of
 from fisher_detr.structures import CategorySet
 
@@ -151,27 +152,39 @@ class DetrBase(nn.Module):
         return [self.compare(predictions, targets, chosen, across_ranks) for chosen in category_sets]
 
     def image_objectives(
-        self, batched_inputs: Batch, category_sets: list[CategorySet | None], aux_loss: bool = True
+        self,
+        batched_inputs: Batch,
+        category_sets: list[CategorySet | None],
+        aux_loss: bool = True,
+        sampler: LabelSampler | None = None,
     ) -> list[Tensor]:
         """Total loss `[B]` of every image alone, from one forward pass; arguments as for `objectives`.
 
         An image is divided by its own number of objects. In eval mode its loss does not depend on the others,
-        where all images have one size: padding is seen by the layers behind a norm.
+        where all images have one size: padding is seen by the layers behind a norm. With a sampler the labels
+        are drawn from the predictions, and those of the images have no part.
         """
         predictions = self.decode(self.preprocess(batched_inputs))
         if not aux_loss:
             predictions = predictions.last_layer()
-        targets = targets_of(batched_inputs, self.device, predictions.boxes.dtype)
-        images = [(predictions.of_image(i), [target]) for i, target in enumerate(targets)]
-        return [
-            torch.stack(
-                [
-                    torch.stack(list(self.compare(*image, chosen, across_ranks=False).values())).sum()
-                    for image in images
-                ]
-            )
-            for chosen in category_sets
-        ]
+        totals: list[list[Tensor]] = [[] for _ in category_sets]
+        for index, sample in enumerate(batched_inputs):
+            of_image = predictions.of_image(index)
+            targets, criterion = self._labels(of_image, sample, sampler)
+            for total, chosen in zip(totals, category_sets, strict=True):
+                losses = self.compare(of_image, targets, chosen, False, criterion)
+                total.append(torch.stack(list(losses.values())).sum())
+        return [torch.stack(total) for total in totals]
+
+    def _labels(
+        self, predictions: Predictions, sample: dict[str, Any], sampler: LabelSampler | None
+    ) -> tuple[list[Targets], SetCriterion]:
+        """What the predictions of an image are compared with, and how."""
+        if sampler is None:
+            return targets_of([sample], self.device, predictions.boxes.dtype), self.criterion
+        drawn, queries = sampler.draw(predictions, sample)
+        matcher = OwnMatcher(self.criterion.matcher, queries, predictions.logits.shape[3])
+        return [drawn], self.criterion.matching_by(matcher)
 
     def compare(
         self,
@@ -179,12 +192,14 @@ class DetrBase(nn.Module):
         targets: list[Targets],
         category_set: CategorySet | None = None,
         across_ranks: bool = True,
+        criterion: SetCriterion | None = None,
     ) -> dict[str, Tensor]:
-        """The losses of predictions; arguments as for `objectives`."""
+        """The losses of predictions; arguments as for `objectives`, and the criterion, if not the model's."""
+        criterion = criterion or self.criterion
         if category_set is None:
-            return self.criterion(predictions, targets, across_ranks=across_ranks)
+            return criterion(predictions, targets, across_ranks=across_ranks)
         return critical_losses(
-            self.criterion, predictions, targets, category_set, self.critical_box_loss, across_ranks
+            criterion, predictions, targets, category_set, self.critical_box_loss, across_ranks
         )
 
     def _training_losses(self, batched_inputs: Batch) -> dict[str, Tensor]:
