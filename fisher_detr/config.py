@@ -159,6 +159,8 @@ def _add_critical(cfg: CN) -> None:
     critical.TARGET = ""
     # Weight of L_F as one more loss in training (re-weighting). 0: none.
     critical.TRAIN_WEIGHT = 0.0
+    # Factor of the terms of critical objects in the loss of ALLOCATION.ARM reweighted.
+    critical.REWEIGHT = 5.0
     # Box losses of L_F (open in the paper): those of objects of the "critical" categories, or of "all". Boxes
     # weigh most in the loss: with all of them L_F differs little from L_A, and so do the plans.
     critical.BOX_LOSS = "critical"
@@ -253,7 +255,8 @@ def _add_training(quant: CN) -> None:
 
 def _add_allocation(cfg: CN) -> None:
     allocation = cfg.ALLOCATION = CN()
-    # "uniform", "fisher_overall" (a_F = 0) or "fisher_critical".
+    # "uniform", "fisher_overall" (a_F = 0) or "fisher_critical". To compare with: "hawq" (HAWQ-V2's average
+    # Hessian trace) and "reweighted" (fisher_overall of a loss in which critical objects count more).
     allocation.ARM = "fisher_critical"
     # The budget is the size of all quantized layers at this width in bits, scales included.
     allocation.AVERAGE_BITS = 4.0

@@ -54,6 +54,8 @@ class Arm(enum.StrEnum):
     UNIFORM = "uniform"
     FISHER_OVERALL = "fisher_overall"
     FISHER_CRITICAL = "fisher_critical"
+    HAWQ = "hawq"  # by the mean of the Hessian's diagonal (HAWQ-V2), with the scales of FISHER_OVERALL
+    REWEIGHTED = "reweighted"  # FISHER_OVERALL of a loss in which critical objects count more
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,7 @@ def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> str:
         step("full precision")
         results = [evaluate_full_precision(cfg, load_float(cfg))]
         quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
-        for arm in Arm:
+        for arm in (Arm.UNIFORM, Arm.FISHER_OVERALL, Arm.FISHER_CRITICAL):
             step(f"{arm} at the bytes of {cfg.ALLOCATION.AVERAGE_BITS:g} bits")
             results += evaluate_arms(cfg, quantizer, [arm], cfg.ALLOCATION.AVERAGE_BITS)
         if training:

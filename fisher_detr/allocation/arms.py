@@ -64,7 +64,7 @@ def allocate_arm(
     """The plan of one arm at the bytes of a uniform width.
 
     Args:
-        arm: UNIFORM; FISHER_OVERALL, which leaves the critical objective out (a_F = 0); or FISHER_CRITICAL.
+        arm: UNIFORM; FISHER_CRITICAL; or one that leaves the critical objective out (a_F = 0).
         layers: all layers that are quantized.
         average_bits: width in bits whose uniform size is the budget; a whole number for UNIFORM.
         table: sensitivities of the same layers, or those of several critical sets by their names; not needed
@@ -88,7 +88,7 @@ def allocate_arm(
     if arm == Arm.UNIFORM:
         return uniform(layers, average_bits, meta)
     objective = objective or Objective()
-    if arm == Arm.FISHER_OVERALL:
+    if arm != Arm.FISHER_CRITICAL:
         objective = Objective(objective.overall_weight or 1.0, 0.0, objective.combine)
     tables = dict(table) if isinstance(table, Mapping) else {ONLY_SET: table}
     _check_tables(tables, layers, arm)

@@ -255,8 +255,10 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
             )
     if cfg.CRITICAL.TARGET:
         yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
-    elif not keys.CRITICAL_SETS and keys.ARM == Arm.FISHER_CRITICAL:
-        yield "CRITICAL.TARGET is empty: ALLOCATION.ARM fisher_critical needs a critical set, name it there"
+    elif not keys.CRITICAL_SETS and keys.ARM in (Arm.FISHER_CRITICAL, Arm.REWEIGHTED):
+        yield f"CRITICAL.TARGET is empty: ALLOCATION.ARM {keys.ARM} needs a critical set, name it there"
+    if not 0 < cfg.CRITICAL.REWEIGHT < float("inf"):
+        yield f"CRITICAL.REWEIGHT is {cfg.CRITICAL.REWEIGHT:g}, expected a factor above 0"
 
 
 def _fisher(cfg: CfgNode) -> Iterator[str]:

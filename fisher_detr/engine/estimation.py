@@ -36,7 +36,7 @@ from fisher_detr.fisher import (
     hawq_sensitivity,
     measure_loss_changes,
 )
-from fisher_detr.modeling import DetrBase, LabelSampler
+from fisher_detr.modeling import DetrBase, LabelSampler, Reweighted
 from fisher_detr.modeling.meta_arch.detr_base import Batch
 from fisher_detr.structures import CategorySet, LayerInfo, Objective, SensitivityForm, SensitivityTable
 
@@ -56,6 +56,7 @@ class Estimator:
         aux_loss: bool,
         settings: FisherSettings,
         folder: str | None = None,
+        overall: Reweighted | None = None,
         origin: Mapping[str, Any] | None = None,
     ):
         """Build.
@@ -68,6 +69,7 @@ class Estimator:
             aux_loss: whether the losses of the decoder layers before the last count.
             settings: how to estimate.
             folder: where a pass that is cut off leaves what it has; None: nowhere.
+            overall: what takes the place of L_A; None: nothing.
             origin: what decides the numbers beside the arguments of a call: such a pass goes on only where it
                 is the same.
         """
@@ -75,8 +77,8 @@ class Estimator:
         self.settings = settings
         self.sets = sets
         sampler = settings.sampler(model)
-        self.losses = image_losses(model, sets, aux_loss, sampler)
-        self._losses_of_data = image_losses(model, sets, aux_loss) if sampler else self.losses
+        self.losses = image_losses(model, sets, aux_loss, overall, sampler)
+        self._losses_of_data = image_losses(model, sets, aux_loss, overall) if sampler else self.losses
         self._model = model
         self._moments: dict[tuple, dict[str, Tensor]] = {}
         self._samples = samples
@@ -219,6 +221,7 @@ def image_losses(
     model: DetrBase,
     sets: CategorySet | Mapping[str, CategorySet] | None,
     aux_loss: bool = True,
+    overall: Reweighted | None = None,
     sampler: LabelSampler | None = None,
 ) -> LossFn:
     """Losses of the images of a batch, of one forward pass.
@@ -227,6 +230,7 @@ def image_losses(
         model: in eval mode.
         sets: the critical set, or several by name; None or empty: none.
         aux_loss: whether the losses of the decoder layers before the last count.
+        overall: what takes the place of L_A; None: nothing.
         sampler: draws the labels; None: those of the data.
 
     Returns:
@@ -234,7 +238,7 @@ def image_losses(
     """
     of_sets = dict(sets or {}) if not isinstance(sets, CategorySet) else {sets.name: sets}
     critical = {CRITICAL if len(of_sets) == 1 else f"{CRITICAL}:{name}": x for name, x in of_sets.items()}
-    chosen: dict[str, CategorySet | None] = {OVERALL: None, **critical}
+    chosen = {OVERALL: overall, **critical}
 
     def losses(batch: Batch) -> dict[str, Tensor]:
         found = model.image_objectives(batch, list(chosen.values()), aux_loss, sampler)

@@ -24,7 +24,7 @@ from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.files import sha256_of
 from fisher_detr.fisher import OVERALL, ErrorFn
-from fisher_detr.modeling import DetrBase
+from fisher_detr.modeling import DetrBase, Reweighted
 from fisher_detr.quantization import (
     ActivationQuantizer,
     CoverageReport,
@@ -49,6 +49,7 @@ from fisher_detr.structures import (
     LayerInfo,
     Objective,
     ScaleMethod,
+    SensitivityForm,
     SensitivityTable,
 )
 
@@ -67,8 +68,9 @@ class QuantizedModel:
 class PostTrainingQuantizer:
     """Quantizes one full-precision model in any arm; what arms share is computed once.
 
-    An arm is an objective: uniform and fisher_overall know L_A alone, fisher_critical L_A and L_F. The Fisher
-    information of that objective weighs the scales and, but for uniform, decides the widths.
+    An arm is an objective: uniform and fisher_overall know L_A alone, fisher_critical L_A and L_F, reweighted
+    an L_A in which critical objects count more. The Fisher information of that objective weighs the scales
+    and, but for uniform and hawq, decides the widths.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class PostTrainingQuantizer:
         self.provenance = dict(provenance or {})
         self.fisher_settings = fisher_settings or FisherSettings()
         self.folder = folder
-        self._tables: dict[Objective, dict[str, SensitivityTable]] = {}
+        self._tables: dict[Arm, dict[str, SensitivityTable]] = {}
 
     @classmethod
     def from_config(
@@ -160,16 +162,16 @@ class PostTrainingQuantizer:
     @functools.cached_property
     def estimator(self) -> Estimator:
         """Of what follows from the gradients of L_A and, with critical sets, of L_F."""
-        return Estimator(
-            self.model,
-            self.samples,
-            self.weights,
-            self.sets,
-            self.settings.aux_loss,
-            self.fisher_settings,
-            self.folder,
-            self._origin,
-        )
+        return self._build_estimator(self.sets)
+
+    @functools.cached_property
+    def reweighted_estimator(self) -> Estimator:
+        """Of what follows from the gradients of L_A in which critical objects count more."""
+        return self._build_estimator({}, Reweighted(self._require_set(), self.settings.reweight))
+
+    def estimator_of(self, arm: Arm) -> Estimator:
+        """The one that knows an arm's objective."""
+        return self.reweighted_estimator if arm is Arm.REWEIGHTED else self.estimator
 
     def objective(self, arm: Arm) -> Objective:
         """What an arm minimises.
@@ -179,21 +181,20 @@ class PostTrainingQuantizer:
         """
         if arm is not Arm.FISHER_CRITICAL:
             return Objective(1.0, 0.0, self.settings.objective.combine)
-        if not self.sets:
-            raise ValueError("arm fisher_critical needs a critical set: name it in CRITICAL.TARGET")
+        self._require_set()
         return self.settings.objective
 
     def scale_fisher(self, arm: Arm) -> dict[str, Tensor] | None:
         """The Fisher diagonal that weighs the scales of an arm, where they are weighted."""
         if self.settings.scale is not ScaleMethod.FISHER:
             return None
-        return self.estimator.combined(self.objective(arm))
+        return self.estimator_of(arm).combined(self.objective(arm))
 
     def moments(self, arm: Arm) -> dict[str, Tensor] | None:
         """How errors within an output channel interact by an arm's objective, where rounding asks for it."""
         if self.settings.rounding is RoundingMethod.NEAREST:
             return None
-        return self.estimator.moments(self.objective(arm))
+        return self.estimator_of(arm).moments(self.objective(arm))
 
     def sensitivity(self, arm: Arm) -> SensitivityTable:
         """Sensitivity of every layer and width to the actual quantization error under an arm's scales.
@@ -204,10 +205,9 @@ class PostTrainingQuantizer:
 
     def sensitivities(self, arm: Arm) -> dict[str, SensitivityTable]:
         """Sensitivities by critical set; an arm that knows none has one table."""
-        objective = self.objective(arm)
-        if objective not in self._tables:
-            self._tables[objective] = self._estimate_sensitivity(arm)
-        tables = self._tables[objective]
+        if arm not in self._tables:
+            self._tables[arm] = self._estimate_sensitivity(arm)
+        tables = self._tables[arm]
         return tables if arm is Arm.FISHER_CRITICAL else dict(list(tables.items())[:1])
 
     def take_sensitivity(self, arm: Arm, table: SensitivityTable) -> None:
@@ -224,7 +224,7 @@ class PostTrainingQuantizer:
             )
         self._check_origin(table, arm)
         name = next(iter(self.sets), OVERALL)
-        self._tables[self.objective(arm)] = {name: table.at_widths(self.settings.widths)}
+        self._tables[arm] = {name: table.at_widths(self.settings.widths)}
 
     def allocate(self, arm: Arm, average_bits: float) -> BitAllocation:
         """Widths of one arm at the bytes of a uniform width.
@@ -303,13 +303,35 @@ class PostTrainingQuantizer:
             )
 
     def _estimate_sensitivity(self, arm: Arm) -> dict[str, SensitivityTable]:
-        settings, meta = self.settings, self._meta(arm)
-        error = self.error_fn(arm)
-        tables = self.estimator.sensitivity(settings.form, error, self.layers, settings.widths, meta)
+        meta, error, widths = self._meta(arm), self.error_fn(arm), self.settings.widths
+        tables = self.estimator_of(arm).sensitivity(self._form(arm), error, self.layers, widths, meta)
         return {
             name: dataclasses.replace(table, meta={**table.meta, "critical_set": self._describe(name)})
             for name, table in tables.items()
         }
+
+    def _form(self, arm: Arm) -> SensitivityForm:
+        return SensitivityForm.HAWQ_TRACE if arm is Arm.HAWQ else self.settings.form
+
+    def _build_estimator(
+        self, sets: Mapping[str, CategorySet], overall: Reweighted | None = None
+    ) -> Estimator:
+        return Estimator(
+            self.model,
+            self.samples,
+            self.weights,
+            sets,
+            self.settings.aux_loss,
+            self.fisher_settings,
+            self.folder,
+            overall,
+            {**self._origin, "reweighted": overall is not None},
+        )
+
+    def _require_set(self) -> CategorySet:
+        if self.critical is None:
+            raise ValueError("this arm needs a critical set: name it in CRITICAL.TARGET")
+        return self.critical
 
     def _describe(self, name: str) -> dict[str, Any] | None:
         """A critical set as plain JSON."""
@@ -338,6 +360,7 @@ class PostTrainingQuantizer:
     def _meta(self, arm: Arm) -> dict[str, Any]:
         """Where a table comes from, as plain JSON."""
         of_arm = {"objective": dataclasses.asdict(self.objective(arm)), **self._origin}
+        of_arm |= {"arm": str(arm), "form": str(self._form(arm))}
         return {**of_arm, "critical_set": self._describe(next(iter(self.sets), OVERALL))}
 
     @functools.cached_property
@@ -377,6 +400,7 @@ def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
         "critical set": critical.get("indices"),
         "box_loss": meta.get("box_loss"),
         "sha256 of the weights": meta.get("weights_sha256"),
+        "arm": meta.get("arm"),
         **{key: settings.get(key) for key in keys},
     }
 

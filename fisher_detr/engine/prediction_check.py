@@ -57,7 +57,7 @@ def validate(
         quantizer.settings.aux_loss,
         quantizer.fisher_settings,
         quantizer.folder,
-        origin,
+        origin=origin,
     ).measure(quantizer.error_fn(arm), quantizer.layers, widths, {"widths": widths})
     predicted = {OVERALL: first.terms[OVERALL]}
     for name, table in tables.items():

@@ -29,6 +29,7 @@ class QuantSettings:
     widths: tuple[int, ...]
     aux_loss: bool
     objective: Objective
+    reweight: float
     aggregate: Aggregate
     limits: Limits
     mip_gap: float
@@ -60,6 +61,7 @@ class QuantSettings:
             objective=Objective(
                 allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
             ),
+            reweight=cfg.CRITICAL.REWEIGHT,
             aggregate=Aggregate(allocation.AGGREGATE),
             limits=Limits.from_config(cfg),
             mip_gap=allocation.MIP_GAP,

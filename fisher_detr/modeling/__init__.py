@@ -1,7 +1,7 @@
 """Detectors: meta-architectures, backbones, transformer, matcher and losses."""
 
 from fisher_detr.modeling.classification import SigmoidClassification, SoftmaxClassification
-from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losses
+from fisher_detr.modeling.criterion import BoxLoss, Reweighted, SetCriterion, critical_losses
 from fisher_detr.modeling.dilated_resnet import build_dilated_resnet_backbone
 from fisher_detr.modeling.matcher import HungarianMatcher
 from fisher_detr.modeling.meta_arch import DabDetr, DeformableDetr, Detr, DetrBase
@@ -19,6 +19,7 @@ __all__ = [
     "LabelSampler",
     "LabelSource",
     "Predictions",
+    "Reweighted",
     "SetCriterion",
     "SigmoidClassification",
     "SoftmaxClassification",

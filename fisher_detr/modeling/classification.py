@@ -24,13 +24,16 @@ class Classification(Protocol):
     def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Matching cost [R, N] of rows of logits [R, n or n + 1] and objects' classes [N]."""
 
-    def loss(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
+    def loss(
+        self, logits: Tensor, labels: Tensor, num_objects: Tensor, factors: Tensor | None = None
+    ) -> Tensor:
         """Loss [L] from logits [L, B, G, Q, n or n + 1].
 
         Args:
             logits: of every query.
             labels: int64 [L, B, G, Q]; n where a query has no object.
             num_objects: of the batch and one group, for each rank; at least 1.
+            factors: [L, B, G, Q] of each query's term; None: 1.
         """
 
 
@@ -53,13 +56,16 @@ class SoftmaxClassification:
         """Minus the probability."""
         return -logits.softmax(-1)[:, classes]
 
-    def loss(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
+    def loss(
+        self, logits: Tensor, labels: Tensor, num_objects: Tensor, factors: Tensor | None = None
+    ) -> Tensor:
         """Weighted mean over all queries of a layer; the number of objects does not count."""
         losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
         no_object = labels == logits.shape[-1] - 1
         weights = torch.ones_like(losses).masked_fill(no_object, self.no_object_weight)
         # Nothing counts where no-object weighs 0 and no image has an object: 0 / 0 is no loss.
         total = weights.flatten(1).sum(1).clamp(min=torch.finfo(weights.dtype).tiny)
+        weights = weights if factors is None else weights * factors
         return (weights * losses).flatten(1).sum(1) / total
 
 
@@ -88,9 +94,12 @@ class SigmoidClassification:
         negative = (1 - self.alpha) * probability**self.gamma * -F.logsigmoid(-chosen)
         return positive - negative
 
-    def loss(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
+    def loss(
+        self, logits: Tensor, labels: Tensor, num_objects: Tensor, factors: Tensor | None = None
+    ) -> Tensor:
         """Sum over all queries and categories for each object of a group."""
         num_classes = logits.shape[-1]
         wanted = F.one_hot(labels, num_classes + 1)[..., :num_classes].to(logits.dtype)
         losses = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma, reduction="none")
+        losses = losses if factors is None else losses * factors[..., None]
         return losses.flatten(1).sum(1) / (logits.shape[2] * num_objects)

@@ -24,6 +24,29 @@ class BoxLoss(enum.StrEnum):
     CRITICAL = "critical"
 
 
+@dataclasses.dataclass(frozen=True)
+class Reweighted:
+    """The overall objective in which the objects of a critical set count more.
+
+    Attributes:
+        category_set: the critical set.
+        factor: of the terms of its objects.
+    """
+
+    category_set: CategorySet
+    factor: float
+
+    def factors(self, targets: list[Targets]) -> Tensor:
+        """Of the batch's objects, [N]."""
+        classes = torch.cat([target.classes for target in targets])
+        critical = torch.isin(classes, torch.tensor(self.category_set.indices, device=classes.device))
+        return torch.where(critical, self.factor, 1.0)
+
+
+# What a loss is of: None stands for L_A.
+LossObjective = CategorySet | Reweighted | None
+
+
 class SetCriterion:
     """Matches queries to objects, then weighs classification, L1 and generalized-IoU losses."""
 
@@ -63,6 +86,7 @@ class SetCriterion:
         targets: list[Targets],
         box_counts: Tensor | None = None,
         across_ranks: bool = True,
+        factors: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the weighted losses.
 
@@ -72,16 +96,17 @@ class SetCriterion:
             box_counts: [N] bool, which of the batch's objects count in the box losses; None: all.
             across_ranks: divide by the mean number of objects of all ranks, which must all call then;
                 otherwise by this batch's own.
+            factors: [N], of the terms of the batch's objects, not of what is divided by; None: 1.
 
         Returns:
             scalars `loss_ce`, `loss_bbox`, `loss_giou` of the last layer and, with the suffix `_0`, `_1`,
             ..., of the layers before it; with the suffix `_enc` of the proposals, where there are any.
         """
-        losses = self._layers(predictions, targets, box_counts, across_ranks)
+        losses = self._layers(predictions, targets, box_counts, across_ranks, factors)
         if predictions.proposals is not None:
             # Proposals have no category: an object is the first one.
             objects = [dataclasses.replace(t, classes=torch.zeros_like(t.classes)) for t in targets]
-            of_proposals = self._layers(predictions.proposals, objects, box_counts, across_ranks)
+            of_proposals = self._layers(predictions.proposals, objects, box_counts, across_ranks, factors)
             losses |= {f"{name}_enc": value for name, value in of_proposals.items()}
         return losses
 
@@ -91,15 +116,17 @@ class SetCriterion:
         targets: list[Targets],
         box_counts: Tensor | None,
         across_ranks: bool,
+        factors: Tensor | None,
     ) -> dict[str, Tensor]:
         matching = self.matcher(predictions, targets)
         classes = torch.cat([target.classes for target in targets])
         boxes = torch.cat([target.boxes for target in targets])
         counts = torch.ones_like(classes, dtype=torch.bool) if box_counts is None else box_counts
         num_objects = _num_objects(torch.ones_like(classes), across_ranks)
-        losses = {"loss_ce": self._class_losses(predictions.logits, classes, matching, num_objects)}
-        num_boxes = _num_objects(counts, across_ranks)
-        losses |= self._box_losses(predictions.boxes, boxes, counts / num_boxes, matching)
+        losses = {"loss_ce": self._class_losses(predictions.logits, classes, matching, num_objects, factors)}
+        shares = counts / _num_objects(counts, across_ranks)
+        shares = shares if factors is None else shares * factors
+        losses |= self._box_losses(predictions.boxes, boxes, shares, matching)
         depth = len(predictions.logits)
         return {
             name if layer == depth - 1 else f"{name}_{layer}": self.weights[name] * values[layer]
@@ -108,13 +135,23 @@ class SetCriterion:
         }
 
     def _class_losses(
-        self, logits: Tensor, classes: Tensor, matching: Matching, num_objects: Tensor
+        self,
+        logits: Tensor,
+        classes: Tensor,
+        matching: Matching,
+        num_objects: Tensor,
+        factors: Tensor | None,
     ) -> Tensor:
         """Classification loss of each layer, [L]."""
         no_object = logits.shape[-1] - (self.classification.num_logits(0))
         labels = torch.full(logits.shape[:-1], no_object, dtype=torch.int64, device=logits.device)
-        labels[matching.layer, matching.image, matching.group, matching.query] = classes[matching.target]
-        return self.classification.loss(logits, labels, num_objects)
+        matched = matching.layer, matching.image, matching.group, matching.query
+        labels[matched] = classes[matching.target]
+        if factors is None:
+            return self.classification.loss(logits, labels, num_objects)
+        of_queries = torch.ones_like(labels, dtype=logits.dtype)
+        of_queries[matched] = factors[matching.target].to(logits.dtype)
+        return self.classification.loss(logits, labels, num_objects, of_queries)
 
     def _box_losses(
         self, boxes: Tensor, objects: Tensor, shares: Tensor, matching: Matching

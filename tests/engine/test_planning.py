@@ -236,3 +236,21 @@ def test_a_plan_for_several_sets_is_taken_again(cfg_of, tmp_path):
     cfg = cfg_of(*SETS, "ALLOCATION.SENSITIVITY_FILE", tmp_path / "sensitivity_vehicle.json")
     with pytest.raises(ValueError, match="sensitivities of one critical set, and .* names 2"):
         run_post_training(cfg, load_float(cfg))
+
+
+def test_arms_to_compare_with(cfg_of):
+    """HAWQ takes the scales of fisher_overall and Hessian traces; reweighted has a Fisher of its own."""
+    cfg = cfg_of("CRITICAL.REWEIGHT", 3.0)
+    quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
+    assert quantizer.sensitivity(Arm.HAWQ).form == SensitivityForm.HAWQ_TRACE
+    assert quantizer.sensitivity(Arm.REWEIGHTED).form == SensitivityForm.BLOCK
+    overall, hawq = quantizer.scale_fisher(Arm.FISHER_OVERALL), quantizer.scale_fisher(Arm.HAWQ)
+    reweighted = quantizer.scale_fisher(Arm.REWEIGHTED)
+    assert all(torch.equal(values, hawq[name]) for name, values in overall.items())
+    assert not all(torch.allclose(values, reweighted[name], rtol=1e-3) for name, values in overall.items())
+    same = cfg_of("CRITICAL.REWEIGHT", 1.0)
+    same = PostTrainingQuantizer.from_config(same, load_float(same)).scale_fisher(Arm.REWEIGHTED)
+    for name, values in overall.items():
+        torch.testing.assert_close(values, same[name], rtol=1e-4, atol=1e-9 * float(values.max()))
+    for arm in (Arm.HAWQ, Arm.REWEIGHTED):
+        assert quantizer.allocate(arm, 4.0).meta["arm"] == arm

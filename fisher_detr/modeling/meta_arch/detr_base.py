@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from fisher_detr.layers import select_detections
-from fisher_detr.modeling.criterion import BoxLoss, SetCriterion, critical_losses
+from fisher_detr.modeling.criterion import BoxLoss, LossObjective, SetCriterion, critical_losses
 from fisher_detr.modeling.frozen_conv import fuse_frozen_norms
 from fisher_detr.modeling.matcher import HungarianMatcher
 from fisher_detr.modeling.meta_arch.parts import classification_of, num_classes_of
@@ -154,7 +154,7 @@ class DetrBase(nn.Module):
     def image_objectives(
         self,
         batched_inputs: Batch,
-        category_sets: list[CategorySet | None],
+        objectives: list[LossObjective],
         aux_loss: bool = True,
         sampler: LabelSampler | None = None,
     ) -> list[Tensor]:
@@ -167,11 +167,11 @@ class DetrBase(nn.Module):
         predictions = self.decode(self.preprocess(batched_inputs))
         if not aux_loss:
             predictions = predictions.last_layer()
-        totals: list[list[Tensor]] = [[] for _ in category_sets]
+        totals: list[list[Tensor]] = [[] for _ in objectives]
         for index, sample in enumerate(batched_inputs):
             of_image = predictions.of_image(index)
             targets, criterion = self._labels(of_image, sample, sampler)
-            for total, chosen in zip(totals, category_sets, strict=True):
+            for total, chosen in zip(totals, objectives, strict=True):
                 losses = self.compare(of_image, targets, chosen, False, criterion)
                 total.append(torch.stack(list(losses.values())).sum())
         return [torch.stack(total) for total in totals]
@@ -190,17 +190,18 @@ class DetrBase(nn.Module):
         self,
         predictions: Predictions,
         targets: list[Targets],
-        category_set: CategorySet | None = None,
+        objective: LossObjective = None,
         across_ranks: bool = True,
         criterion: SetCriterion | None = None,
     ) -> dict[str, Tensor]:
         """The losses of predictions; arguments as for `objectives`, and the criterion, if not the model's."""
         criterion = criterion or self.criterion
-        if category_set is None:
-            return criterion(predictions, targets, across_ranks=across_ranks)
-        return critical_losses(
-            criterion, predictions, targets, category_set, self.critical_box_loss, across_ranks
-        )
+        if isinstance(objective, CategorySet):
+            return critical_losses(
+                criterion, predictions, targets, objective, self.critical_box_loss, across_ranks
+            )
+        factors = objective.factors(targets) if objective else None
+        return criterion(predictions, targets, across_ranks=across_ranks, factors=factors)
 
     def _training_losses(self, batched_inputs: Batch) -> dict[str, Tensor]:
         predictions = self.decode(self.preprocess(batched_inputs))
