@@ -39,7 +39,9 @@ from fisher_detr.model_zoo import describe_study
 from fisher_detr.structures import Arm, CategorySet
 
 logger = logging.getLogger("fisher_detr.bench_arms")
-OVERALL_ARMS = (Arm.UNIFORM, Arm.FISHER_OVERALL)
+ARMS = (Arm.UNIFORM, Arm.HAWQ, Arm.FISHER_OVERALL, Arm.REWEIGHTED, Arm.FISHER_CRITICAL)
+AIMED = (Arm.REWEIGHTED, Arm.FISHER_CRITICAL)  # at one critical set at a time
+Aimed = dict[float, dict[str, ArmResult]]  # by width and set name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +52,21 @@ class Study:
         sets: the critical sets.
         full: full precision.
         overall: by width, the arms that know no critical set.
-        critical: by width and set name, fisher_critical for that set.
-        scales_alone: by width and set name, uniform widths with the scales of fisher_critical.
+        aimed: by arm, those that aim at a set.
+        scales_alone: uniform widths with the scales of fisher_critical.
     """
 
     sets: list[CategorySet]
     full: ArmResult
     overall: dict[float, list[ArmResult]]
-    critical: dict[float, dict[str, ArmResult]]
-    scales_alone: dict[float, dict[str, ArmResult]]
+    aimed: dict[Arm, Aimed]
+    scales_alone: Aimed
+
+    def arms_for(self, width: float, name: str) -> dict[str, ArmResult]:
+        """All arms at a width, those that aim at a set at this one; by name of the arm."""
+        results = {result.name: result for result in self.overall[width]}
+        results |= {str(arm): of_arm[width][name] for arm, of_arm in self.aimed.items()}
+        return {str(arm): results[arm] for arm in ARMS if arm in results}
 
 
 def main() -> None:
@@ -66,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--widths", type=float, nargs="+", default=[3, 4, 5])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--ablation-widths", type=float, nargs="*", default=[], help="also: scales alone")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--output", required=True, help="results file (JSON)")
@@ -75,32 +84,34 @@ def main() -> None:
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
     start = time.perf_counter()
-    study = measure(cfg, args.widths, args.ablation_widths)
+    study = measure(cfg, [Arm(arm) for arm in ARMS if arm in args.arms], args.widths, args.ablation_widths)
     tables = [arms_table(study), *sets_tables(cfg, study, args.resamples), *targets_tables(study)]
     write_json(args.output, describe(cfg, study, tables, time.perf_counter() - start))
     print(json.dumps(tables, indent=1))
 
 
-def measure(cfg: CfgNode, widths: Sequence[float], ablation_widths: Sequence[float]) -> Study:
+def measure(
+    cfg: CfgNode, arms: Sequence[Arm], widths: Sequence[float], ablation_widths: Sequence[float]
+) -> Study:
     """Quantize and evaluate every arm, width and critical set."""
     sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
     full = evaluate_full_precision(cfg, load_float(cfg))
     quantizer = _quantizer(cfg)
-    overall = {width: evaluate_arms(cfg, quantizer, OVERALL_ARMS, width) for width in widths}
-    critical: dict[float, dict[str, ArmResult]] = {width: {} for width in widths}
-    scales_alone: dict[float, dict[str, ArmResult]] = {width: {} for width in ablation_widths}
+    unaimed = [arm for arm in arms if arm not in AIMED]
+    overall = {width: evaluate_arms(cfg, quantizer, unaimed, width) for width in widths}
+    aimed: dict[Arm, Aimed] = {arm: {width: {} for width in widths} for arm in arms if arm in AIMED}
+    scales_alone: Aimed = {width: {} for width in ablation_widths}
     for category_set in sets:
         quantizer = _quantizer(cfg, category_set)
-        for width in widths:
-            (critical[width][category_set.name],) = evaluate_arms(
-                cfg, quantizer, [Arm.FISHER_CRITICAL], width
-            )
+        for arm, of_arm in aimed.items():
+            for width in widths:
+                (of_arm[width][category_set.name],) = evaluate_arms(cfg, quantizer, [arm], width)
         for width in ablation_widths:
             plan = quantizer.allocate(Arm.UNIFORM, width)
             scales_alone[width][category_set.name] = evaluate_plan(
                 cfg, quantizer, plan, Arm.FISHER_CRITICAL, "uniform_critical_scales"
             )
-    return Study(sets, full, overall, critical, scales_alone)
+    return Study(sets, full, overall, aimed, scales_alone)
 
 
 def arms_table(study: Study) -> dict:
@@ -120,11 +131,11 @@ def arms_table(study: Study) -> dict:
         ]
         if width in study.scales_alone:
             rows.append(_targeted_row("uniform, critical scales", width, study.scales_alone[width]))
-        rows.append(_targeted_row("fisher_critical", width, study.critical[width]))
+        rows += [_targeted_row(str(arm), width, of_arm[width]) for arm, of_arm in study.aimed.items()]
     names = ", ".join(category_set.name for category_set in study.sets)
     return {
-        "caption": f"AP and APcrit (mean over the sets {names}). fisher_critical aims at one set at a time, "
-        "its APcrit is that set's; 'critical scales' has its scales and uniform widths",
+        "caption": f"AP and APcrit (mean over the sets {names}). fisher_critical and reweighted aim at one "
+        "set at a time, their APcrit is that set's; 'critical scales' has its scales and uniform widths",
         "columns": ["arm", "bits", "AP", "APcrit", "bytes"],
         "rows": [[_cell(cell) for cell in row] for row in rows],
     }
@@ -155,11 +166,10 @@ def sets_tables(cfg: CfgNode, study: Study, resamples: int) -> list[dict]:
     ground_truth = complete_ground_truth(COCO(metadata.json_file))
     by_index = {index: id_ for id_, index in metadata.thing_dataset_id_to_contiguous_id.items()}
     tables = []
-    for width, results in study.overall.items():
+    for width in study.overall:
         estimates = {}
         for category_set in study.sets:
-            arms = {result.name: result for result in results}
-            arms["fisher_critical"] = study.critical[width][category_set.name]
+            arms = study.arms_for(width, category_set.name)
             detections = {name: _detections(arm, category_set) for name, arm in arms.items()}
             ids = [by_index[index] for index in category_set.indices]
             estimates[category_set.name] = bootstrap_ap(ground_truth, detections, ids, resamples)
@@ -173,7 +183,11 @@ def targets_tables(study: Study) -> list[dict]:
     tables = []
     for width, results in study.overall.items():
         models = {result.name: result for result in results}
-        models |= {f"critical: {name}": result for name, result in study.critical[width].items()}
+        models |= {
+            f"{arm.removeprefix('fisher_')}: {name}": result
+            for arm, of_arm in study.aimed.items()
+            for name, result in of_arm[width].items()
+        }
         rows = [
             [name, *map(_cell, [result.metrics["AP"], *(result.metrics[f"APcrit_{of}"] for of in names)])]
             for name, result in models.items()
@@ -192,7 +206,8 @@ def _gains_table(
     width: float, study: Study, estimates: dict[str, dict[str, BootstrapAP]], resamples: int
 ) -> dict:
     full_points = {name: study.full.metrics[f"APcrit_{name}"] for name in estimates}
-    lost = {name: full_points[name] - arms[str(Arm.UNIFORM)].point for name, arms in estimates.items()}
+    first = next(iter(next(iter(estimates.values()))))  # of the arms: uniform, unless it is left out
+    lost = {name: full_points[name] - arms[first].point for name, arms in estimates.items()}
     hardest = max(lost, key=lambda name: np.nan_to_num(lost[name], nan=-np.inf))
     rows = [
         _gains_row(f"{name} (hit hardest)" if name == hardest else name, full_points[name], arms)
@@ -203,27 +218,26 @@ def _gains_table(
     full = float(np.mean([*full_points.values()]))
     rows.append(_gains_row("mean", full, everything))
     return {
-        "caption": f"APcrit by critical set at the bytes of uniform {width:g} bits, and what fisher_critical "
+        "caption": f"APcrit by critical set at the bytes of uniform {width:g} bits, and what {_last(arms)} "
         f"gains (95 % bootstrap interval over images, {resamples} resamples); hit hardest is the set that "
-        "loses most under uniform",
-        "columns": [
-            "set",
-            "full",
-            "uniform",
-            "overall",
-            "critical",
-            "gain over uniform",
-            "gain over overall",
-        ],
+        f"loses most under {first}",
+        "columns": ["set", "full", *map(_short, arms), *(f"gain over {_short(arm)}" for arm in [*arms][:-1])],
         "rows": rows,
     }
 
 
 def _gains_row(name: str, full: float, arms: dict[str, BootstrapAP]) -> list:
-    critical = arms["fisher_critical"]
-    gains = [_gain(critical - arms[str(arm)]) for arm in OVERALL_ARMS]
-    points = [full, *(arms[str(arm)].point for arm in OVERALL_ARMS), critical.point]
-    return [name, *map(_cell, points), *gains]
+    *others, best = arms.values()
+    points = [full, *(arm.point for arm in arms.values())]
+    return [name, *map(_cell, points), *(_gain(best - other) for other in others)]
+
+
+def _last(arms: dict[str, BootstrapAP]) -> str:
+    return list(arms)[-1]
+
+
+def _short(arm: str) -> str:
+    return arm.removeprefix("fisher_")
 
 
 def _gain(difference: BootstrapAP) -> str:
@@ -246,12 +260,14 @@ def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> 
     layers = "all decoder layers" if cfg.ALLOCATION.AUX_LOSS else "the last decoder layer"
     title = (
         f"Arms at equal bytes, {cfg.MODEL.META_ARCHITECTURE} on {cfg.DATASETS.TEST[0]}: "
-        f"{cfg.QUANT.WEIGHT.SCALE} scales, {cfg.ALLOCATION.SENSITIVITY} sensitivity, losses of {layers}, box "
+        f"{cfg.QUANT.WEIGHT.SCALE} scales, rounding {cfg.QUANT.WEIGHT.ROUNDING}, "
+        f"{cfg.ALLOCATION.SENSITIVITY} sensitivity, losses of {layers}, box "
         f"losses of {cfg.CRITICAL.BOX_LOSS} objects"
     )
     text = (
         f"Post-training quantization of {os.path.basename(cfg.MODEL.WEIGHTS)}: scales by "
-        f"{cfg.QUANT.WEIGHT.SCALE}, sensitivity {cfg.ALLOCATION.SENSITIVITY} ({cfg.ALLOCATION.COMBINE}), "
+        f"{cfg.QUANT.WEIGHT.SCALE}, rounding {cfg.QUANT.WEIGHT.ROUNDING}, "
+        f"sensitivity {cfg.ALLOCATION.SENSITIVITY} ({cfg.ALLOCATION.COMBINE}), "
         f"losses of {layers}, box losses of {cfg.CRITICAL.BOX_LOSS} objects in the critical objective, "
         f"activations of {cfg.QUANT.ACTIVATION.BITS} bits, {cfg.QUANT.CALIBRATION.NUM_IMAGES} calibration "
         f"images of {', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; {seconds:.0f} seconds."
