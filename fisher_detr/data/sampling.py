@@ -46,17 +46,17 @@ def batches_of_one_size(samples: Sequence[dict[str, Any]], batch_size: int) -> l
         batch_size: most images of a batch.
 
     Returns:
-        Batches of images of one size each; sizes in the order of their first image, images of a size in
-        theirs.
+        Batches of images of one size each, in the order in which they are full; at the end those that are
+        not. The first images are then a sample of all sizes.
     """
-    of_size: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    batches: list[list[dict[str, Any]]] = []
+    open_batch: dict[tuple[int, ...], list[dict[str, Any]]] = {}
     for sample in samples:
-        of_size.setdefault(tuple(sample["image"].shape), []).append(sample)
-    return [
-        same[first : first + batch_size]
-        for same in of_size.values()
-        for first in range(0, len(same), batch_size)
-    ]
+        batch = open_batch.setdefault(tuple(sample["image"].shape), [])
+        batch.append(sample)
+        if len(batch) == batch_size:
+            batches.append(open_batch.pop(tuple(sample["image"].shape)))
+    return [*batches, *open_batch.values()]
 
 
 def _stable_key(record: dict[str, Any]) -> tuple[bool, Any, str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from detectron2.utils import comm
 from torch import Tensor
 
@@ -83,6 +84,7 @@ class Estimator:
         self._moments: dict[tuple, dict[str, Tensor]] = {}
         self._samples = samples
         self._folder = folder
+        self._keepers: list[PassFile | KnownLayers] = []
         self._origin = {**(origin or {}), "fisher": dataclasses.asdict(settings)}
 
     @functools.cached_property
@@ -112,6 +114,7 @@ class Estimator:
                 "moments",
                 {"factors": key},
                 lambda **keys: estimate_input_moments(self.losses, self.weights, factors=factors, **keys),
+                by_autograd=False,
             )
         return self._moments[key]
 
@@ -131,7 +134,7 @@ class Estimator:
             return estimate_hessian_traces(
                 self.losses,
                 self.weights,
-                self.batches,
+                self.sound_batches,
                 self.settings.hawq_probes,
                 progress=self.settings.progress,
             )
@@ -186,35 +189,80 @@ class Estimator:
         rank, size = comm.get_rank(), comm.get_world_size()
         known = KnownLayers(self._path(f"measured.{rank}.npz"), self._digest(meta))
         measure = functools.partial(
-            measure_loss_changes, self._losses_of_data, self.weights, self.batches, error, widths=widths
+            measure_loss_changes,
+            self._losses_of_data,
+            self.weights,
+            self.sound_batches,
+            error,
+            widths=widths,
         )
-        found = known.read()
-        if own := layers[rank::size]:  # ranks share the layers
-            measure(layers=own, progress=self.settings.progress, known=found, on_layer=known.add)
+        known.read()
+        found = {name: x for part in comm.all_gather(known.layers) for name, x in part.items()}
+        rest = [layer for layer in layers if layer.name not in found]
+        if own := rest[rank::size]:  # ranks share the layers
+            measure(layers=own, progress=self.settings.progress, on_layer=known.add)
         together = {name: found for part in comm.all_gather(known.layers) for name, found in part.items()}
         changes = measure(layers=layers, progress=False, known=together)
-        known.remove()
+        self._keepers.append(known)
         return changes
 
-    def _run(self, name: str, meta: Mapping[str, Any], estimate: Callable) -> Any:
-        """A pass over the images that goes on where it was cut off."""
+    def _run(self, name: str, meta: Mapping[str, Any], estimate: Callable, by_autograd: bool = True) -> Any:
+        """A pass over the images that goes on where it was cut off; where need be, image by image."""
         keeper = PassFile(self._path(f"{name}.safetensors"), self._digest(meta), self.settings.save_every)
+        self._keepers.append(keeper)
         keys = {"batches": self.batches, "keeper": keeper if self._folder else None}
         try:
-            found = estimate(settings=self.settings.of_pass(), **keys)
+            return estimate(settings=self.settings.of_pass(), **keys)
         except UncaughtWeightError as error:
+            if not by_autograd:
+                raise ValueError(
+                    f"{error}, and QUANT.WEIGHT.ROUNDING fisher needs the inputs of that layer: set it to "
+                    "nearest, or fold the norms (QUANT.FOLD_NORM True)"
+                ) from None
             logger.warning("%s: images are differentiated one by one, which takes longer", error)
             single = dataclasses.replace(self.settings, method=GradientMethod.SINGLE)
-            found = estimate(settings=single.of_pass(), **keys)
-        keeper.remove()
-        return found
+            return estimate(settings=single.of_pass(), **keys)
+
+    def discard_partial(self) -> None:
+        """Remove what passes have written down: what came of them is kept elsewhere."""
+        for keeper in self._keepers:
+            keeper.remove()
+
+    @functools.cached_property
+    def sound_batches(self) -> list[Batch]:
+        """The batches without images whose losses are not finite, where those are to be left out."""
+        if not self.settings.skip_broken:
+            return self.batches
+        return [kept for batch in self.batches if (kept := self._sound(batch))]
+
+    @torch.no_grad()
+    def _sound(self, batch: Batch) -> Batch:
+        finite = torch.stack(list(self._losses_of_data(batch).values())).isfinite().all(dim=0).tolist()
+        for sample, is_sound in zip(batch, finite, strict=True):
+            if not is_sound:
+                logger.warning("a loss of image_id %s is not finite: it is left out", sample["image_id"])
+        return [sample for sample, is_sound in zip(batch, finite, strict=True) if is_sound]
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder or "", f"partial_{name}")
 
     def _digest(self, meta: Mapping[str, Any]) -> str:
-        content = json.dumps({**self._origin, **meta}, sort_keys=True, default=str)
-        return hashlib.sha256(content.encode()).hexdigest()
+        content = {**self._origin, **meta, "samples": self._samples_digest}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    @functools.cached_property
+    def _samples_digest(self) -> str:
+        """Of pixels and labels: another size of the images makes other numbers, and other batches."""
+        digest = hashlib.sha256()
+        for sample in self._samples:
+            digest.update(
+                str(tuple(sample["image"].shape)).encode() + sample["image"].cpu().numpy().tobytes()
+            )
+            if "instances" in sample:
+                objects = sample["instances"]
+                digest.update(objects.gt_boxes.tensor.cpu().numpy().tobytes())
+                digest.update(objects.gt_classes.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def image_losses(

@@ -1,6 +1,7 @@
 """How the Fisher information is estimated."""
 
 import dataclasses
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -49,6 +50,12 @@ class FisherSettings:
             return None
         head = model.criterion.classification
         return LabelSampler(head, model.num_classes, self.label_noise, self.seed)
+
+    def described_labels(self) -> dict[str, Any]:
+        """Where labels come from, for the record."""
+        if self.labels is LabelSource.DATA:
+            return {"from": str(self.labels)}
+        return {"from": str(self.labels), "noise": self.label_noise, "seed": self.seed}
 
     def of_pass(self) -> PassSettings:
         """What a pass over the images needs to know."""

@@ -80,7 +80,10 @@ class Limits:
         """
         names = [layer.name for layer in layers]
         ties = [tie for entry in self.ties for tie in _ties(entry, names)]
-        fixed = {name: bits for entry in self.fixed for name, bits in _fixed(entry, names)}
+        fixed: dict[str, int] = {}
+        for name, bits in (pair for entry in self.fixed for pair in _fixed(entry, names)):
+            if fixed.setdefault(name, bits) != bits:
+                raise ValueError(f"ALLOCATION.FIXED gives {name!r} {fixed[name]} bits, and {bits}: keep one")
         return Restrictions(ties=tuple(ties), fixed=fixed)
 
 

@@ -23,6 +23,7 @@ def explain_plan(cfg: CfgNode) -> str:
     plan = quantizer.allocate(arm, cfg.ALLOCATION.AVERAGE_BITS)
     if comm.is_main_process():
         plan.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
+    quantizer.estimator_of(arm).discard_partial()
     return format_plan(plan)
 
 

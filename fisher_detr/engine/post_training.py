@@ -272,6 +272,13 @@ class PostTrainingQuantizer:
         )
         return from_main(plans)
 
+    def check_limits(self) -> None:
+        """Raise ValueError where limits name unknown layers or contradict each other, before all else."""
+        self._constraints()
+        self.settings.limits.restrictions(self.layers).check(
+            [layer.name for layer in self.layers], self.settings.widths
+        )
+
     def quantize(self, allocation: BitAllocation, arm: Arm) -> QuantizedModel:
         """A quantized, calibrated copy of the model, with an arm's scales."""
         model = copy.deepcopy(self.model)
@@ -282,6 +289,7 @@ class PostTrainingQuantizer:
         if self.settings.activation_bits:
             calibrate_on_ranks(model, self.samples, self.settings.activation_range, self.settings.percentile)
         traced = trace_products(model, lambda: model(self.samples[:1]))
+        self.estimator_of(arm).discard_partial()
         return QuantizedModel(model, allocation, report.with_traced(traced))
 
     def count_macs(self) -> dict[str, int]:
@@ -370,6 +378,7 @@ class PostTrainingQuantizer:
             "settings": dataclasses.asdict(self.settings),
             "critical_sets": [dataclasses.asdict(chosen) for chosen in self.sets.values()],
             "image_ids": [sample["image_id"] for sample in self.samples],
+            "labels": self.fisher_settings.described_labels(),
             "torch": torch.__version__,
             **self.provenance,
         }
@@ -401,6 +410,8 @@ def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
         "box_loss": meta.get("box_loss"),
         "sha256 of the weights": meta.get("weights_sha256"),
         "arm": meta.get("arm"),
+        "labels": meta.get("labels"),
+        "damping": settings.get("damping") if settings.get("rounding") == RoundingMethod.FISHER else None,
         **{key: settings.get(key) for key in keys},
     }
 

@@ -18,7 +18,9 @@ from fisher_detr.structures import Arm
 logger = logging.getLogger(__name__)
 
 
-def check_prediction(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -> PredictionCheck:
+def check_prediction(
+    cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm, images: Sequence[dict[str, Any]]
+) -> PredictionCheck:
     """Hold an arm's sensitivities against what quantizing one layer at a time does on other images.
 
     The result is logged, and written to `validation.json` in OUTPUT_DIR.
@@ -27,8 +29,9 @@ def check_prediction(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -
         cfg: FISHER says how many images and which widths.
         quantizer: of the full-precision model.
         arm: fisher_overall or fisher_critical.
+        images: those of `held_out_images`.
     """
-    found = validate(quantizer, arm, held_out_images(cfg), tuple(cfg.FISHER.VALIDATE_WIDTHS))
+    found = validate(quantizer, arm, images, tuple(cfg.FISHER.VALIDATE_WIDTHS))
     if comm.is_main_process():
         found.save(os.path.join(cfg.OUTPUT_DIR, "validation.json"))
     logger.info("Predicted and measured sensitivities:\n%s", found)
@@ -49,7 +52,7 @@ def validate(
     tables = {name: table.at_widths(widths) for name, table in quantizer.sensitivities(arm).items()}
     first = next(iter(tables.values()))
     origin = {**first.meta, "held_out": [image["image_id"] for image in images]}
-    measured = Estimator(
+    estimator = Estimator(
         quantizer.model,
         images,
         quantizer.weights,
@@ -58,7 +61,9 @@ def validate(
         quantizer.fisher_settings,
         quantizer.folder,
         origin=origin,
-    ).measure(quantizer.error_fn(arm), quantizer.layers, widths, {"widths": widths})
+    )
+    measured = estimator.measure(quantizer.error_fn(arm), quantizer.layers, widths, {"widths": widths})
+    estimator.discard_partial()
     predicted = {OVERALL: first.terms[OVERALL]}
     for name, table in tables.items():
         objective = CRITICAL if CRITICAL in measured.changes else f"{CRITICAL}:{name}"
@@ -77,7 +82,7 @@ def held_out_images(cfg: CfgNode) -> list[dict[str, Any]]:
     """
     records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
     calibration = cfg.QUANT.CALIBRATION
-    if len(records) <= calibration.NUM_IMAGES:
+    if len(records) < calibration.NUM_IMAGES + 2:
         raise ValueError(
             f"FISHER.VALIDATE needs images that are not calibrated on: DATASETS.TRAIN has {len(records)}, "
             f"QUANT.CALIBRATION.NUM_IMAGES is {calibration.NUM_IMAGES}: calibrate on fewer"

@@ -8,7 +8,7 @@ from detectron2.utils import comm
 
 from fisher_detr.allocation import format_plan
 from fisher_detr.engine.post_training import PostTrainingQuantizer, QuantizedModel
-from fisher_detr.engine.prediction_check import check_prediction
+from fisher_detr.engine.prediction_check import check_prediction, held_out_images
 from fisher_detr.modeling import DetrBase
 from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
 
@@ -28,6 +28,7 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
         the quantized model and its widths; `sensitivity.json`, `allocation.json` and `coverage.json` are
         written.
     """
+    images = held_out_images(cfg) if cfg.FISHER.VALIDATE else []
     quantizer, keys = PostTrainingQuantizer.from_config(cfg, model), cfg.ALLOCATION
     arm = Arm(keys.ARM)
     if keys.ALLOCATION_FILE:
@@ -37,7 +38,7 @@ def run_post_training(cfg: CfgNode, model: DetrBase) -> QuantizedModel:
             take_or_estimate(cfg, quantizer, arm)
         allocation = quantizer.allocate(arm, keys.AVERAGE_BITS)
     if cfg.FISHER.VALIDATE:
-        check_prediction(cfg, quantizer, arm)
+        check_prediction(cfg, quantizer, arm, images)
     quantized = quantizer.quantize(allocation, arm)
     if comm.is_main_process():
         allocation.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
@@ -55,6 +56,7 @@ def take_or_estimate(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -
         quantizer: gets them.
         arm: fisher_overall or fisher_critical.
     """
+    quantizer.check_limits()
     if path := cfg.ALLOCATION.SENSITIVITY_FILE:
         quantizer.take_sensitivity(arm, SensitivityTable.load(path))
         return

@@ -14,13 +14,14 @@ from fisher_detr.fisher.gradients import GradientMethod, LossFn, check_parameter
 from fisher_detr.fisher.image_sums import ImageSums, TraceRows
 from fisher_detr.fisher.ranks import gather_rows, gathered, rank_and_size, sum_over_ranks
 from fisher_detr.fisher.statistics import standard_error
-from fisher_detr.fisher.weight_products import Product
+from fisher_detr.fisher.weight_products import AmbiguousBatchError, Product, UncaughtWeightError
 
 logger = logging.getLogger(__name__)
 
 # Opens a pass where an earlier one stopped; returns what to call after each batch.
 PassKeeper = Callable[["ImagePass"], Callable[["ImagePass"], None]]
 _SAME_NORM = 0.01  # part to which float32 norms of one gradient agree, by factors and by autograd
+_LEAST = 16  # images before a standard error is believed
 _HINT = "check the image, its labels and the checkpoint"
 
 
@@ -32,7 +33,7 @@ class PassSettings:
         method: how the images of a batch are told apart.
         skip_broken: leave out an image whose loss is not finite, with a warning; otherwise it is an error.
         relative_error: end once the standard error of every objective's total trace is at most this part of
-            it; 0: take all images.
+            it, from 16 images on; 0: take all images.
         progress: show a progress bar, on a terminal.
     """
 
@@ -77,6 +78,7 @@ class ImagePass:
         self.sums = (self.traces, *sums)
         self.positions: list[int] = []  # of the images that count, among all
         self.rounds = 0  # batches of this rank that are done
+        self.is_done = False
         self._loss_fn = loss_fn
         self._parameters = parameters
         self._with_gradient: set[str] = set()
@@ -107,14 +109,23 @@ class ImagePass:
         with self._progress_bar(sum(len(batches[i]) for i in own)) as bar:
             bar.update(sum(len(batches[i]) for i in own[: self.rounds]))
             for turn in range(self.rounds, -(-len(batches) // size)):
+                failure = None
                 if turn < len(own):
-                    self._take(batches[own[turn]], int(starts[own[turn]]))
+                    failure = self._try(batches[own[turn]], int(starts[own[turn]]))
                     bar.update(len(batches[own[turn]]))
+                if self.settings.relative_error:
+                    self._agree(failure)  # every round: all ranks stop at the same one
+                elif failure:
+                    break
                 self.rounds = turn + 1
+                self.is_done = turn + 1 >= len(own)
                 if after_round is not None:
                     after_round(self)
                 if self._enough():
                     break
+            else:
+                failure = None
+        self._agree(failure)
         self._gather()
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -124,6 +135,7 @@ class ImagePass:
             "with_gradient": sorted(self._with_gradient),
             "positions": self.positions,
             "rounds": self.rounds,
+            "method": str(self.settings.method),
         }
         tensors = {}
         for number, part in enumerate(self.sums):
@@ -150,6 +162,21 @@ class ImagePass:
     def _progress_bar(self, total: int) -> tqdm:
         hidden = None if self.settings.progress else True
         return tqdm(total=total, desc="Fisher information", unit="image", disable=hidden)
+
+    def _try(self, batch: Sequence[Any], start: int) -> str:
+        """Take a batch; what cannot be told apart in it, in words."""
+        try:
+            self._take(batch, start)
+        except AmbiguousBatchError:  # in smaller batches it can
+            return self._try(batch[:1], start) or self._try(batch[1:], start + 1)
+        except UncaughtWeightError as error:
+            return str(error)
+        return ""
+
+    def _agree(self, failure: str | None) -> None:
+        """All ranks raise UncaughtWeightError where one of them has to."""
+        if texts := [text for text in gathered(failure) if text]:
+            raise UncaughtWeightError(texts[0])
 
     def _take(self, batch: Sequence[Any], start: int) -> None:
         first, rows = len(self.positions), {}
@@ -233,8 +260,12 @@ class ImagePass:
         """Whether the total traces of all ranks' images are known well enough."""
         if not self.settings.relative_error:
             return False
-        totals = self.traces.rows.diagonal(dim1=-2, dim2=-1).sum(1).cpu().numpy()  # [n, O]
-        totals = np.concatenate([part for part in gathered(totals) if len(part)])
+        rows = self.traces.rows
+        own = rows.diagonal(dim1=-2, dim2=-1).sum(1).cpu().numpy() if len(rows) else None  # [n, O]
+        parts = [part for part in gathered(own) if part is not None]
+        if sum(map(len, parts)) < _LEAST:
+            return False
+        totals = np.concatenate(parts)
         allowed = self.settings.relative_error * totals.mean(axis=0)
         return bool((standard_error(totals) <= allowed).all())
 
@@ -248,6 +279,7 @@ class ImagePass:
         order = np.argsort([position for _, _, positions in parts for position in positions])
         for part in self.sums:
             part.begin(0, self.objectives)  # on a rank that had no batch
+            part.align()
             rows = gather_rows(part.rows)
             part.rows = rows[order] if len(rows) else rows
             for total in part.sums.values():

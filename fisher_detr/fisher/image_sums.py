@@ -40,6 +40,9 @@ class ImageSums:
     def end(self) -> None:
         """All gradients of the images that were begun have been given."""
 
+    def align(self) -> None:
+        """Give the sums the shapes that they have on other ranks."""
+
     def _more_rows(self, num_images: int, shape: tuple[int, ...]) -> None:
         more = self.rows.new_zeros(num_images, *shape)
         self.rows = torch.cat([self.rows, more]) if len(self.rows) else more

@@ -10,6 +10,7 @@ from fisher_detr.fisher.gradients import GradientMethod, LossFn
 from fisher_detr.fisher.image_pass import ImagePass, PassKeeper, PassSettings
 from fisher_detr.fisher.image_sums import ImageSums
 from fisher_detr.fisher.input_moments import input_moment
+from fisher_detr.fisher.ranks import gathered
 from fisher_detr.fisher.statistics import CROSS, term_pairs
 from fisher_detr.fisher.weight_products import Product
 
@@ -54,6 +55,14 @@ class MomentSums(ImageSums):
                 if len(moment) != len(self.sums[layer]):  # groups of a convolution
                     self.sums[layer] = self.rows.new_zeros(moment.shape)
                 self.sums[layer] += moment
+
+    def align(self) -> None:
+        """See `ImageSums`."""
+        shapes = gathered({layer: tuple(total.shape) for layer, total in self.sums.items()})
+        for layer, total in self.sums.items():
+            largest = max(of_rank[layer] for of_rank in shapes)
+            if total.shape != largest:
+                self.sums[layer] = total.new_zeros(largest)
 
     def _joined(self, gradients: Sequence[Tensor], product: Product) -> Tensor:
         """One gradient whose squared norm at a position is that of the objective."""

@@ -32,31 +32,40 @@ class PassFile:
         """
         rank, self._size = rank_and_size()
         self.path = Path(f"{path}.{rank}" if rank else path)
+        self._name, self._is_first = Path(path).name, not rank
         self.settings = settings
         self.every = every
 
     def __call__(self, image_pass: ImagePass) -> Callable[[ImagePass], None]:
         """Open a pass where an earlier one stopped, if one has; returns what to call after each batch."""
-        found = self._read()
-        rounds = [info and info["rounds"] for info, _ in gathered((found and found[0], None))]
-        if found and len(set(rounds)) == 1:
+        found = self._read(image_pass.settings.method)
+        if image_pass.settings.relative_error:  # the ranks then look at each other in every round
+            rounds = set(gathered(found and found[0]["rounds"]))
+            if found and len(rounds) > 1:
+                logger.warning("the ranks' files have come to different rounds: the pass begins anew")
+                found = None
+        if found:
             image_pass.restore(*found)
-            logger.info(
-                "Fisher information: %d images are done, from %s", len(image_pass.positions), self.path
-            )
+            done = len(image_pass.positions)
+            logger.info("Fisher information: %d images are done, from %s", done, self.path)
         written = len(image_pass.positions)
 
         def after_round(image_pass: ImagePass) -> None:
             nonlocal written
-            if self.every and len(image_pass.positions) - written >= self.every:
-                written = len(image_pass.positions)
+            done = len(image_pass.positions)
+            # The end too, where there was enough to do: a later pass may depend on this one, and be cut off.
+            is_end = image_pass.is_done and done >= self.every and done > written
+            if self.every and (done - written >= self.every or is_end):
+                written = done
                 self._write(image_pass)
 
         return after_round
 
     def remove(self) -> None:
-        """The pass is done, and what came of it is kept elsewhere."""
-        self.path.unlink(missing_ok=True)
+        """What came of the pass is kept elsewhere; the first rank removes what others have left, too."""
+        others = self.path.parent.glob(f"{self._name}.*[0-9]") if self._is_first else ()
+        for path in (self.path, *others):
+            path.unlink(missing_ok=True)
 
     def _write(self, image_pass: ImagePass) -> None:
         info, tensors = image_pass.state()
@@ -66,7 +75,7 @@ class PassFile:
         )
         write_atomically(self.path, lambda file: file.write(content))
 
-    def _read(self) -> tuple[dict, dict] | None:
+    def _read(self, method: str) -> tuple[dict, dict] | None:
         if not self.path.exists():
             return None
         try:
@@ -76,7 +85,8 @@ class PassFile:
         except SafetensorError as error:
             logger.warning("%s cannot be read (%s): the pass begins anew", self.path, error)
             return None
-        if (info.get("settings"), info.get("ranks")) != (self.settings, self._size):
+        expected = {"settings": self.settings, "ranks": self._size, "method": method}
+        if {key: info.get(key) for key in expected} != expected:
             logger.warning("%s is of other settings: the pass begins anew", self.path)
             return None
         return info, tensors

@@ -24,6 +24,10 @@ class UncaughtWeightError(ValueError):
     """A weight takes part in something whose factors cannot be caught."""
 
 
+class AmbiguousBatchError(UncaughtWeightError):
+    """Several dimensions of a layer's input have as many entries as there are images."""
+
+
 @dataclasses.dataclass
 class Product:
     """One product of a watched weight, with the B images in the first dimension.
@@ -124,9 +128,14 @@ class WeightProducts(TorchFunctionMode):
 
     def _image_dim(self, name: str, x: Tensor, is_convolution: bool) -> int:
         last = 1 if is_convolution and x.dim() == 4 else x.dim() - 1
-        for dim in range(last):
-            if x.shape[dim] == self._num_images:
-                return dim
+        found = [dim for dim in range(last) if x.shape[dim] == self._num_images]
+        if len(found) > 1 and self._num_images > 1:
+            raise AmbiguousBatchError(
+                f"the input of layer {name!r} has shape {tuple(x.shape)}: which of its dimensions are the "
+                f"{self._num_images} images?"
+            )
+        if found:
+            return found[0]
         raise UncaughtWeightError(
             f"the input of layer {name!r} has shape {tuple(x.shape)}, which has no dimension of the "
             f"{self._num_images} images: its gradients cannot be told apart"

@@ -46,6 +46,11 @@ def test_ties_of_nothing(entry):
         Limits(ties=(entry,)).restrictions(LAYERS)
 
 
+def test_a_layer_fixed_twice():
+    with pytest.raises(ValueError, match=r"ALLOCATION.FIXED gives 'stem' 8 bits, and 4: keep one"):
+        Limits(fixed=("stem:8", "stem:4")).restrictions(LAYERS)
+
+
 @pytest.mark.parametrize("entry", ["stem", "stem:x", "decoder:3", ":3"])
 def test_fixed_layers_of_nothing(entry):
     with pytest.raises(

@@ -26,6 +26,7 @@ from tests.engine.tiny_coco import make_tiny_coco, write_config
 
 OPTIONS = ["QUANT.ENABLED", "True", "CRITICAL.TARGET", "vehicle", "QUANT.CALIBRATION.NUM_IMAGES", "3"]
 CRITICAL = Arm.FISHER_CRITICAL
+ROUNDED = ("QUANT.WEIGHT.ROUNDING", "fisher")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,7 @@ def test_a_measurement_that_was_cut_off_goes_on(cfg_of, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.glob("partial_measured*")] == ["partial_measured.0.npz"]
     again = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
     found = again.sensitivity(CRITICAL)
+    again.estimator.discard_partial()
     assert not list(tmp_path.glob("partial_*"))
     whole = PostTrainingQuantizer.from_config(cfg, load_float(cfg)).sensitivity(CRITICAL)
     np.testing.assert_array_equal(found.terms["overall"], whole.terms["overall"])
@@ -134,6 +136,11 @@ def test_a_weight_that_cannot_be_seen_is_differentiated_by_autograd(cfg_of, capl
     np.testing.assert_allclose(found.terms["critical"], expected.terms["critical"], rtol=1e-4, atol=1e-20)
     if "images are differentiated one by one" not in caplog.text:
         pytest.fail("the fall-back was not needed: take another example")
+    cfg = cfg_of("QUANT.FOLD_NORM", False, "MODEL.SMALL_RESNET.NORM", "FrozenBN", *ROUNDED)
+    with pytest.raises(
+        ValueError, match="ROUNDING fisher needs the inputs of that layer: set it to nearest, or"
+    ):
+        PostTrainingQuantizer.from_config(cfg, load_float(cfg)).moments(CRITICAL)
 
 
 def test_labels_drawn_from_the_model(cfg_of, tmp_path):

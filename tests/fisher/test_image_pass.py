@@ -154,6 +154,39 @@ def test_stops_where_the_trace_is_known_well_enough(weight):
     assert len(found.positions) == 2 + next(i for i, error in enumerate(errors) if error <= 0.1) < 100
 
 
+def test_a_broken_first_batch_does_not_end_the_estimate(toy):
+    def loss_fn(batch):
+        losses = toy.loss(batch)
+        broken = torch.tensor([any(sample[0] is x[0] for x in toy.samples[:3]) for sample in batch])
+        return {name: torch.where(broken, float("nan"), loss) for name, loss in losses.items()}
+
+    found = run(
+        loss_fn,
+        toy.parameters,
+        toy.batches,
+        method=GradientMethod.BATCHED,
+        skip_broken=True,
+        relative_error=0.5,
+    )
+    assert found.positions == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("num_images", [2, 3, 5])
+def test_layers_that_are_as_many_as_the_images(num_images):
+    """Heads have the decoder layers before the images: in a batch of as many, which is which?"""
+    torch.manual_seed(0)
+    head, states = nn.Linear(4, 3).double(), torch.randn(num_images, 4).double()
+
+    def loss_fn(batch):
+        of_layers = torch.stack([states[batch], states[batch].sin(), 2 * states[batch]])  # [3, B, 4]
+        return {"a": head(of_layers).square().sum((0, 2))}
+
+    batches = [list(range(num_images))]
+    found = run(loss_fn, {"head": head.weight}, batches, method=GradientMethod.BATCHED)
+    expected = run(loss_fn, {"head": head.weight}, batches)
+    torch.testing.assert_close(found.traces.rows, expected.traces.rows, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("bad", [-0.1, 1.0])
 def test_relative_error_out_of_range(bad):
     with pytest.raises(ValueError, match="expected 0 .all images., or below 1"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_detr.fisher import PassFile, PassSettings, estimate_fisher, estimate_sensitivity
+from fisher_detr.fisher import GradientMethod, PassFile, PassSettings, estimate_fisher, estimate_sensitivity
 from fisher_detr.structures import SensitivityForm
 
 QUIET = PassSettings(progress=False)
@@ -85,3 +85,29 @@ def test_is_written_every_so_many_images(toy, tmp_path):
     assert not path.exists()
     fisher(toy, PassFile(path, "a", every=6))
     assert path.exists()
+
+
+def test_batches_and_single_images_do_not_go_on_from_each_other(toy, tmp_path, caplog):
+    """A round of one is a batch, of the other an image."""
+    path = tmp_path / "pass.safetensors"
+    with pytest.raises(Killed):
+        fisher(toy, PassFile(path, "a", every=1), losses_until(toy, 2))
+    single = PassSettings(GradientMethod.SINGLE, progress=False)
+    keeper = PassFile(path, "a", every=0)
+    found = estimate_fisher(toy.loss, toy.parameters, toy.batches, single, keeper)
+    assert found.positions == tuple(range(8))
+    assert "is of other settings" in caplog.text
+
+
+def test_what_is_done_stays_until_it_is_removed(toy, tmp_path):
+    """A pass that builds on it may be cut off."""
+    keeper = PassFile(tmp_path / "pass.safetensors", "a", every=5)
+    expected = fisher(toy, keeper)
+
+    def never(batch):
+        raise AssertionError("computed again")
+
+    found = fisher(toy, keeper, never)
+    assert (found.image_traces["cross"] == expected.image_traces["cross"]).all()
+    keeper.remove()
+    assert not keeper.path.exists()
