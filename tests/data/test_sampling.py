@@ -1,8 +1,9 @@
 import random
 
 import pytest
+import torch
 
-from fisher_detr.data import sample_calibration_images
+from fisher_detr.data import batches_of_one_size, sample_calibration_images
 
 RECORDS = [{"image_id": i, "file_name": f"/somewhere/{i:04d}.png"} for i in range(50)]
 
@@ -37,3 +38,11 @@ def test_fewer_images_than_asked_for(caplog):
 def test_nothing_to_sample(records, count):
     with pytest.raises(ValueError, match=f"calibration sample of {count} images from {len(records)}"):
         sample_calibration_images(records, count, seed=0)
+
+
+def test_batches_of_one_size_come_as_they_are_full():
+    sizes = [(3, 4, 4), (3, 8, 8), (3, 4, 4), (3, 4, 4), (3, 8, 8), (3, 6, 6), (3, 4, 4)]
+    samples = [{"image": torch.zeros(size), "image_id": i} for i, size in enumerate(sizes)]
+    batches = batches_of_one_size(samples, 2)
+    assert [[sample["image_id"] for sample in batch] for batch in batches] == [[0, 2], [1, 4], [3, 6], [5]]
+    assert batches_of_one_size([], 2) == []
