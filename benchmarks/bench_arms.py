@@ -4,12 +4,15 @@
     benchmarks/bench_arms.py --config-file configs/street/detr_small_ptq.yaml --widths 3 4 5 \
         --ablation-widths 4 --output benchmarks/results/street_arms.json DATASETS.TEST "('street_test',)"
 
-Every critical set is the target of `fisher_critical` once. Differences between arms come with bootstrap
-intervals over images (paired, 95 %).
+Every critical set is the target of `fisher_critical` and `reweighted` once. Differences between arms come
+with bootstrap intervals over images (paired, 95 %). Results are kept in OUTPUT_DIR: a study that was cut off
+goes on.
 """
 
 import argparse
 import dataclasses
+import functools
+import itertools
 import json
 import logging
 import os
@@ -26,6 +29,7 @@ from pycocotools.coco import COCO
 from fisher_detr.critical import resolve_category_sets
 from fisher_detr.engine import (
     ArmResult,
+    KeptResults,
     PostTrainingQuantizer,
     evaluate_arms,
     evaluate_full_precision,
@@ -93,24 +97,37 @@ def main() -> None:
 def measure(
     cfg: CfgNode, arms: Sequence[Arm], widths: Sequence[float], ablation_widths: Sequence[float]
 ) -> Study:
-    """Quantize and evaluate every arm, width and critical set."""
+    """Quantize and evaluate every arm, width and critical set; what was measured before is taken."""
+    kept = KeptResults(cfg)
     sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
-    full = evaluate_full_precision(cfg, load_float(cfg))
-    quantizer = _quantizer(cfg)
-    unaimed = [arm for arm in arms if arm not in AIMED]
-    overall = {width: evaluate_arms(cfg, quantizer, unaimed, width) for width in widths}
-    aimed: dict[Arm, Aimed] = {arm: {width: {} for width in widths} for arm in arms if arm in AIMED}
+    full = kept.get("full_precision", lambda: evaluate_full_precision(cfg, load_float(cfg)))
+    overall, aimed = {width: [] for width in widths}, {}
     scales_alone: Aimed = {width: {} for width in ablation_widths}
-    for category_set in sets:
-        quantizer = _quantizer(cfg, category_set)
-        for arm, of_arm in aimed.items():
-            for width in widths:
-                (of_arm[width][category_set.name],) = evaluate_arms(cfg, quantizer, [arm], width)
-        for width in ablation_widths:
-            plan = quantizer.allocate(Arm.UNIFORM, width)
-            scales_alone[width][category_set.name] = evaluate_plan(
-                cfg, quantizer, plan, Arm.FISHER_CRITICAL, "uniform_critical_scales"
-            )
+
+    @functools.lru_cache(maxsize=1)  # its estimates are made when the first result is missing
+    def quantizer(index: int | None) -> PostTrainingQuantizer:
+        return _quantizer(cfg, None if index is None else sets[index])
+
+    def result(arm: Arm, width: float, index: int | None = None) -> ArmResult:
+        target = "" if index is None else f"_{sets[index].name}"
+        return kept.get(
+            f"{arm}{target}_{width:g}", lambda: evaluate_arms(cfg, quantizer(index), [arm], width)[0]
+        )
+
+    def with_scales(index: int, width: float) -> ArmResult:
+        plan = quantizer(index).allocate(Arm.UNIFORM, width)
+        return evaluate_plan(cfg, quantizer(index), plan, Arm.FISHER_CRITICAL, "uniform_critical_scales")
+
+    for arm, width in itertools.product([arm for arm in arms if arm not in AIMED], widths):
+        overall[width].append(result(arm, width))
+    for (index, chosen), arm in itertools.product(enumerate(sets), [arm for arm in arms if arm in AIMED]):
+        for width in widths:
+            of_width = aimed.setdefault(arm, {}).setdefault(width, {})
+            of_width[chosen.name] = result(arm, width, index)
+    for (index, chosen), width in itertools.product(enumerate(sets), ablation_widths):
+        scales_alone[width][chosen.name] = kept.get(
+            f"scales_{chosen.name}_{width:g}", lambda index=index, width=width: with_scales(index, width)
+        )
     return Study(sets, full, overall, aimed, scales_alone)
 
 

@@ -16,6 +16,7 @@ from fisher_detr.engine.distributed import Rank
 from fisher_detr.engine.ema import ModelEMA
 from fisher_detr.engine.environment import environment
 from fisher_detr.engine.hooks import QATHook
+from fisher_detr.engine.kept_results import KeptResults
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
 from fisher_detr.engine.planning import explain_curve, explain_plan
 from fisher_detr.engine.post_training import PostTrainingQuantizer
@@ -26,6 +27,7 @@ from fisher_detr.engine.trace_penalty import FisherTracePenalty, PenaltySettings
 from fisher_detr.engine.trainer import Trainer
 
 __all__ = [
+    "KeptResults",
     "ArmResult",
     "BestCheckpointHook",
     "FisherTracePenalty",

@@ -1,6 +1,6 @@
 """Activation ranges from calibration images that the ranks share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.utils import comm
@@ -19,12 +19,30 @@ def calibrate_on_ranks(
         samples: all images, on every rank; one by one, without padding.
         method: max, percentile or mse.
         percentile: of the values, for that method.
+
+    Raises:
+        ValueError: no images, or a value that is not finite; names the image.
     """
     own = samples[comm.get_rank() :: comm.get_world_size()]
-    seen = observe_activations(model, [[sample] for sample in own]) if own or not samples else {}
+    seen = _observe(model, own) if own or not samples else {}
     total: dict[str, Histogram] = {}
     add_of_ranks(total, seen)
     set_activation_ranges(model, total, method, percentile=percentile)
+
+
+def _observe(model: nn.Module, samples: Sequence[Any]) -> dict[str, Histogram]:
+    passed = []
+
+    def batches() -> Iterator[list[Any]]:
+        for sample in samples:
+            passed.append(sample)
+            yield [sample]
+
+    try:
+        return observe_activations(model, batches())
+    except ValueError as error:
+        where = f"image_id {passed[-1]['image_id']}: " if passed else ""
+        raise ValueError(f"{where}{error}") from None
 
 
 def add_of_ranks(total: dict[str, Histogram], seen: Mapping[str, Histogram]) -> None:

@@ -62,3 +62,10 @@ def test_the_study_is_written_and_can_be_shown(arguments, tmp_path, monkeypatch,
         *(f"gain over {arm}" for arm in ("uniform", "hawq", "overall", "reweighted")),
     ]
     assert len(read_studies(tmp_path / "results")) == 1
+
+    def again(*_):
+        raise AssertionError("quantized again")
+
+    monkeypatch.setattr(bench_arms, "_quantizer", again)
+    bench_arms.main()
+    assert json.loads((tmp_path / "results" / "study.json").read_text())["tables"] == content["tables"]

@@ -1,0 +1,50 @@
+"""Calibration names the image that spoils it, and takes every image alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from fisher_detr.engine.calibration import calibrate_on_ranks
+from fisher_detr.quantization import RangeMethod, activation_quantizers, quantize_model
+from fisher_detr.structures import BitAllocation
+
+
+class Net(nn.Module):
+    """Takes Detectron2's dictionaries."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, batch):
+        (sample,) = batch
+        return self.layer(sample["image"])
+
+
+@pytest.fixture
+def model():
+    net = Net()
+    quantize_model(net, BitAllocation({"layer": 4}, 10, 10), activation_bits=8)
+    return net
+
+
+def samples(*values):
+    return [{"image": torch.tensor([value, 0.5]), "image_id": 10 + i} for i, value in enumerate(values)]
+
+
+def test_ranges_are_those_of_all_images(model):
+    calibrate_on_ranks(model, samples(-1.0, 3.0, 2.0), RangeMethod.MAX, 99.0)
+    (quantizer,) = activation_quantizers(model).values()
+    step = 4.0 / 255
+    assert quantizer(torch.tensor([5.0])).item() == pytest.approx(3.0, abs=step)
+    assert quantizer(torch.tensor([-5.0])).item() == pytest.approx(-1.0, abs=step)
+
+
+def test_the_image_of_a_value_that_is_not_finite_is_named(model):
+    with pytest.raises(ValueError, match=r"^image_id 11: layer.*: activation values are not finite"):
+        calibrate_on_ranks(model, samples(1.0, float("nan"), 2.0), RangeMethod.MAX, 99.0)
+
+
+def test_no_images(model):
+    with pytest.raises(ValueError, match="calibration got no batches"):
+        calibrate_on_ranks(model, [], RangeMethod.MAX, 99.0)
