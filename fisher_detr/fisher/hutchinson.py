@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fisher_detr.fisher.gradients import LossFn, check_losses, check_parameters, requiring_grad
+from fisher_detr.fisher.ranks import gathered, rank_and_size
 from fisher_detr.fisher.sensitivity import ErrorFn, checked_error, select_layers
 from fisher_detr.fisher.statistics import of_set, standard_error
 from fisher_detr.fisher.trace_penalty import differentiate_again, require_twice_differentiable
@@ -108,11 +109,14 @@ def estimate_hessian_traces(
     check_parameters(parameters)
     if num_probes < 1:
         raise ValueError(f"{num_probes} probes: the Hessian trace needs at least one")
-    sampler = _Sampler(parameters, num_probes, seed)
+    sampler, batches = _Sampler(parameters, num_probes, seed), list(batches)
+    rank, size = rank_and_size()
+    own = range(rank, len(batches), size)
     with requiring_grad(parameters, True):
-        for batch in tqdm(batches, desc="Hessian traces", unit="batch", disable=None if progress else True):
+        for number in tqdm(own, desc="Hessian traces", unit="batch", disable=None if progress else True):
             with torch.enable_grad():  # not around the loop: the caller's code runs between batches
-                sampler.add(loss_fn(batch), len(batch))
+                first = sum(map(len, batches[:number]))
+                sampler.add(loss_fn(batches[number]), len(batches[number]), number, first)
     return sampler.result()
 
 
@@ -169,45 +173,50 @@ def hawq_sensitivity(
 
 
 class _Sampler:
-    """Collects `v_l'(Hv)_l`, batch by batch."""
+    """Collects `v_l'(Hv)_l`, batch by batch, of the batches that the ranks share."""
 
     def __init__(self, parameters: Mapping[str, Tensor], num_probes: int, seed: int):
         self._parameters, self._num_probes, self._seed = parameters, num_probes, seed
-        self._samples: dict[str, list[np.ndarray]] = {}
-        self._sizes: list[int] = []
+        self._objectives: tuple[str, ...] = ()
+        self._found: dict[int, tuple[int, list[np.ndarray]]] = {}  # by batch: images, samples of objectives
         self._checked: set[str] = set()  # objectives that depend on weights
 
-    def add(self, losses: Mapping[str, Tensor], num_images: int) -> None:
-        """Take the losses of a batch, `[B]` by objective."""
+    def add(self, losses: Mapping[str, Tensor], num_images: int, number: int, first: int) -> None:
+        """Take the losses of a batch, `[B]` by objective; its number, and that of its first image."""
         check_losses(losses, num_images)
-        first = sum(self._sizes)
-        if self._samples and tuple(losses) != tuple(self._samples):
+        if self._objectives and tuple(losses) != self._objectives:
             raise ValueError(
-                f"image {first} has objectives {list(losses)}, expected {list(self._samples)}: the same on "
-                "every image"
+                f"image {first} has objectives {list(losses)}, expected {list(self._objectives)}: the same "
+                "on every image"
             )
+        self._objectives = tuple(losses)
+        samples = []
         for objective, values in losses.items():
-            products = self._probe(objective, values.sum())
+            products = self._probe(objective, values.sum(), number)
             if broken := np.flatnonzero(~np.isfinite(products).all(axis=0)).tolist():
                 raise ValueError(
                     f"second derivative of loss {objective!r} on images {first} to {first + num_images - 1} "
                     f"is not finite in layer {list(self._parameters)[broken[0]]!r}: check the images, their "
                     "labels and the checkpoint"
                 )
-            self._samples.setdefault(objective, []).append(products)
-        self._sizes.append(num_images)
+            samples.append(products)
+        self._found[number] = num_images, samples
 
     def result(self) -> HessianTraces:
         """Of all batches together."""
-        if not self._sizes:
+        parts = gathered((self._objectives, self._checked, self._found))
+        found = dict(sorted(pair for *_, of_rank in parts for pair in of_rank.items()))
+        if not found:
             raise ValueError("no images: the Hessian trace needs at least one")
-        if constant := sorted(set(self._samples) - self._checked):
+        objectives = next(names for names, *_ in parts if names)
+        if constant := sorted(set(objectives) - set().union(*(checked for _, checked, _ in parts))):
             hint = "they were computed under torch.no_grad() or depend on no weight"
             raise ValueError(f"losses {constant} have no gradient on any image: {hint}")
-        stacked = {objective: np.stack(of_batches) for objective, of_batches in self._samples.items()}
-        return HessianTraces(tuple(self._parameters), stacked, np.array(self._sizes))
+        sizes, samples = zip(*found.values(), strict=True)
+        stacked = dict(zip(objectives, np.stack(samples, axis=1), strict=True))  # [O, K, P, L]
+        return HessianTraces(tuple(self._parameters), stacked, np.array(sizes))
 
-    def _probe(self, objective: str, loss: Tensor) -> np.ndarray:
+    def _probe(self, objective: str, loss: Tensor, number: int) -> np.ndarray:
         """Samples of one batch, `[P, L]`."""
         weights = list(self._parameters.values())
         if not loss.requires_grad:  # a constant, such as the loss of nothing
@@ -216,7 +225,7 @@ class _Sampler:
             require_twice_differentiable(loss, weights, _INSTEAD)
             self._checked.add(objective)
         gradient = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-        generator = self._generator()
+        generator = self._generator(number)
         rows = []
         for _ in range(self._num_probes):
             signs = [_random_signs(weight, generator) for weight in weights]
@@ -224,9 +233,9 @@ class _Sampler:
             rows.append([torch.sum(v * p, dtype=torch.float64) for v, p in zip(signs, products, strict=True)])
         return torch.stack([torch.stack(row) for row in rows]).cpu().numpy()
 
-    def _generator(self) -> torch.Generator:
-        """Of the probes of the batch to come: the same for all objectives, whatever came before."""
-        state = np.random.SeedSequence((self._seed, len(self._sizes))).generate_state(1)
+    def _generator(self, number: int) -> torch.Generator:
+        """Of the probes of a batch: the same for all objectives, on any rank."""
+        state = np.random.SeedSequence((self._seed, number)).generate_state(1)
         return torch.Generator().manual_seed(int(state[0]))
 
 

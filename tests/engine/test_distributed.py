@@ -120,8 +120,9 @@ def test_two_ranks_find_what_one_finds(config, two_ranks, tmp_path):
         (),
         ("QUANT.WEIGHT.ROUNDING", "fisher", "FISHER.BATCH_SIZE", 1),
         ("ALLOCATION.SENSITIVITY", "measured", "ALLOCATION.WIDTHS", "(2, 4, 8)"),
+        ("ALLOCATION.SENSITIVITY", "hawq_trace", "FISHER.BATCH_SIZE", 1, "FISHER.HAWQ_PROBES", 2),
     ],
-    ids=["block", "rounding", "measured"],
+    ids=["block", "rounding", "measured", "hawq"],
 )
 def test_quantization_by_two_ranks_is_that_of_one(config, two_ranks, tmp_path, chosen):
     """They share the calibration images, or the layers that are measured."""
