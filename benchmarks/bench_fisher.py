@@ -24,10 +24,10 @@ from backpack.extensions import SumGradSquared
 from torch import Tensor, nn
 
 from benchmarks.bench_models import MODELS, NUM_CLASSES, our_batch, our_config
-from benchmarks.turns import peak_bytes, synchronize, take_turns
+from benchmarks.turns import add_options, peak_bytes, synchronize, take_turns
 from fisher_detr.engine import Trainer
 from fisher_detr.engine.estimation import image_losses
-from fisher_detr.engine.post_training import float_model_for_quantization
+from fisher_detr.engine.insertion import float_model_for_quantization
 from fisher_detr.files import write_json
 from fisher_detr.fisher import (
     GradientMethod,
@@ -62,27 +62,17 @@ def main() -> None:
     """Parse the command line; measure everything, or one variant in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=[*MODELS, RESNET], default=["DETR", RESNET])
-    parser.add_argument("--size", type=int, default=512, help="side of the square images, pixels")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each variant")
-    parser.add_argument(
-        "--steps", type=int, default=2, help="measured batches of a turn, after one to warm up"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", help="results file (JSON)")
-    parser.add_argument("--only", nargs=2, metavar=("MODEL", "VARIANT"), help=argparse.SUPPRESS)
+    add_options(parser, size=512, batch=4, rounds=2, steps=2)
     args = parser.parse_args()
     if args.only:
         print(json.dumps(measure(*args.only, args)))
         return
-    keys = ("size", "batch", "steps", "device")
     turns = {
         model: take_turns(
             "benchmarks.bench_fisher",
             {name: [model, name] for name in (CLASSIFIER if model == RESNET else DETECTOR)},
             args.rounds,
             args,
-            keys,
         )
         for model in args.models
     }
@@ -177,7 +167,7 @@ def common_problem(
 
 def by_vmap(
     net: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, batches: int, look: Callable
-) -> None:
+) -> dict[str, Tensor]:
     """All gradients of a batch at once, squared and summed."""
     names = {f"{name}.weight": weight.detach() for name, weight in weights.items()}
 
@@ -192,9 +182,12 @@ def by_vmap(
         for name, gradients in of_images(names, images, labels).items():
             sums[name] += gradients.square().sum(0)
         look()
+    return sums
 
 
-def by_backpack(net: nn.Module, images: Tensor, labels: Tensor, batches: int, look: Callable) -> None:
+def by_backpack(
+    net: nn.Module, images: Tensor, labels: Tensor, batches: int, look: Callable
+) -> dict[str, Tensor]:
     """BackPACK's sum of squared gradients, of a summed loss."""
     net = extend(net, use_converter=True)
     loss_fn = extend(nn.CrossEntropyLoss(reduction="sum"))
@@ -207,6 +200,7 @@ def by_backpack(net: nn.Module, images: Tensor, labels: Tensor, batches: int, lo
                 sums[name] = sums.get(name, 0) + parameter.sum_grad_squared.double()
         net.zero_grad(set_to_none=True)
         look()
+    return sums
 
 
 def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) -> dict:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Training speed and peak memory of every detector beside transformers', on the same images.
 
-    benchmarks/bench_models.py --output benchmarks/results/models_cpu.json
+    python -m benchmarks.bench_models --output benchmarks/results/models_cpu.json
 
 A step is forward, losses of all decoder layers, backward, clipping and fused AdamW, on a ResNet-50 whose stem
 and first stage are frozen and whose batch norms are frozen throughout. Weights are random. Implementations
@@ -10,24 +10,20 @@ take turns, each in a process of its own; its peak memory is the resident one (o
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from benchmarks.turns import OPTIONS, ROOT, add_options, peak_bytes, synchronize, take_turns
 from fisher_detr.engine import Trainer, load_config
 from fisher_detr.files import write_json
 from fisher_detr.model_zoo import describe_study
 
-ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"DETR": "detr_r50", "DAB-DETR": "dab_detr_r50", "Deformable DETR": "deformable_detr_r50"}
 OURS, THEIRS = "fisher_detr", "transformers"
 NUM_CLASSES = 80
@@ -39,35 +35,21 @@ def main() -> None:
     """Parse the command line; measure everything, or one step in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--size", type=int, default=512, help="side of the square images, pixels")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each implementation")
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of a turn, after one to warm up")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", help="results file (JSON)")
-    parser.add_argument("--only", nargs=2, metavar=("MODEL", "IMPLEMENTATION"), help=argparse.SUPPRESS)
+    add_options(parser, size=512, batch=2, rounds=3, steps=3)
     args = parser.parse_args()
     if args.only:
         print(json.dumps(measure(*args.only, args)))
         return
-    results = describe(args, {name: take_turns(name, args) for name in args.models})
+    turns = {
+        name: take_turns(
+            "benchmarks.bench_models", {by: [name, by] for by in (OURS, THEIRS)}, args.rounds, args, OPTIONS
+        )
+        for name in args.models
+    }
+    results = describe(args, turns)
     if args.output:
         write_json(args.output, results)
     print(json.dumps(results["tables"], indent=1))
-
-
-def take_turns(model: str, args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Measure one model in both implementations, one after the other, several times."""
-    turns: dict[str, list[dict]] = {OURS: [], THEIRS: []}
-    for _ in range(args.rounds):
-        for implementation, found in turns.items():
-            command = [sys.executable, __file__, "--only", model, implementation]
-            for key in ("size", "batch", "steps", "device"):
-                command += [f"--{key}", str(getattr(args, key))]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-            print(model, implementation, found[-1], file=sys.stderr)
-    return turns
 
 
 def measure(model: str, implementation: str, args: argparse.Namespace) -> dict[str, float | list[float]]:
@@ -79,19 +61,16 @@ def measure(model: str, implementation: str, args: argparse.Namespace) -> dict[s
     optimizer = torch.optim.AdamW(trainable, 1e-4, weight_decay=1e-4, fused=True)
     seconds = []
     for _ in range(1 + args.steps):
-        _synchronize(args.device)
+        synchronize(args.device)
         start = time.perf_counter()
         losses().backward()
         nn.utils.clip_grad_norm_(trainable, CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        _synchronize(args.device)
+        synchronize(args.device)
         seconds.append(time.perf_counter() - start)
-    if args.device == "cpu":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    else:
-        peak = torch.cuda.max_memory_allocated()
-    return {"seconds": seconds[1:], "trainable": sum(p.numel() for p in trainable), "peak_bytes": peak}
+    count = sum(p.numel() for p in trainable)
+    return {"seconds": seconds[1:], "trainable": count, "peak_bytes": peak_bytes(args.device)}
 
 
 def our_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
@@ -215,13 +194,8 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         f"ResNet-50, {args.size} x {args.size}, batch {args.batch}, {OBJECTS} objects an image, "
         f"{args.rounds} turns of {args.steps} steps after one to warm up; medians."
     )
-    program = "python benchmarks/bench_models.py"
+    program = "python -m benchmarks.bench_models"
     return describe_study(program, "Training step beside transformers", [text], [table])
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import dataclasses
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,8 @@ import time
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
 
-from benchmarks.bench_models import MODELS, NUM_CLASSES, ROOT, our_batch, our_config
+from benchmarks.bench_models import MODELS, NUM_CLASSES, our_batch, our_config
+from benchmarks.turns import add_options, peak_bytes, synchronize, take_turns
 from fisher_detr.engine import Trainer
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.objectives import DetrObjective
@@ -94,8 +94,7 @@ class Clock(HookBase):
         self._look()
 
     def _look(self) -> None:
-        if self._device != "cpu":
-            torch.cuda.synchronize()
+        synchronize(self._device)
         self._times.append(time.perf_counter())
 
 
@@ -103,14 +102,8 @@ def main() -> None:
     """Parse the command line; measure everything, or one variant in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--size", type=int, help="side of the images; default: 512, Deformable 320")
-    parser.add_argument("--batch", type=int, help="default: 2, Deformable 1")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each variant")
-    parser.add_argument("--steps", type=int, default=4, help="measured steps of a turn: whole intervals")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_options(parser, size=None, batch=None, rounds=2, steps=4)
     parser.add_argument("--preload", help="library with the memory allocator; default: the C library")
-    parser.add_argument("--output", help="results file (JSON)")
-    parser.add_argument("--only", nargs=2, metavar=("MODEL", "INDEX"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.steps % max(INTERVALS):
         parser.error(f"--steps is {args.steps}, expected whole intervals: a multiple of {max(INTERVALS)}")
@@ -119,7 +112,18 @@ def main() -> None:
     if args.only:
         print(json.dumps(measure(args.only[0], VARIANTS[int(args.only[1])], args)))
         return
-    results = describe(args, {model: take_turns(model, args) for model in args.models})
+    environment = {"LD_PRELOAD": args.preload} if args.preload else None
+    turns = {
+        model: take_turns(
+            "benchmarks.bench_qat",
+            {variant.name: [model, str(index)] for index, variant in enumerate(VARIANTS)},
+            args.rounds,
+            args,
+            environment=environment,
+        )
+        for model in args.models
+    }
+    results = describe(args, turns)
     if args.output:
         write_json(args.output, results)
     print(json.dumps(results["tables"], indent=1))
@@ -136,22 +140,6 @@ def allocator(library: str | None) -> str:
     """Where memory comes from, in words."""
     settings = os.environ.get("MALLOC_CONF")
     return (library or "the C library") + (f" with MALLOC_CONF={settings}" if library and settings else "")
-
-
-def take_turns(model: str, args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Measure the variants of one model one after the other, several times."""
-    turns: dict[str, list[dict]] = {variant.name: [] for variant in VARIANTS}
-    for _, index in itertools.product(range(args.rounds), range(len(VARIANTS))):
-        command = [sys.executable, "-m", "benchmarks.bench_qat", "--only", model, str(index)]
-        for key in ("size", "batch", "steps", "device"):
-            if getattr(args, key):
-                command += [f"--{key}", str(getattr(args, key))]
-        environment = os.environ | ({"LD_PRELOAD": args.preload} if args.preload else {})
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment)
-        found = json.loads(done.stdout.splitlines()[-1])
-        turns[VARIANTS[index].name].append(found)
-        print(model, VARIANTS[index].name, found, file=sys.stderr)
-    return turns
 
 
 def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict:
@@ -171,12 +159,7 @@ def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict
     trainer = SimpleTrainer(model, itertools.repeat(batch), optimizer)
     trainer.register_hooks(hooks)
     trainer.train(0, max(WARMUP, variant.interval) + args.steps)
-    peak = (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if args.device == "cpu"
-        else torch.cuda.max_memory_allocated()
-    )
-    return {"seconds": hooks[0].seconds[-args.steps :], "peak_bytes": peak}
+    return {"seconds": hooks[0].seconds[-args.steps :], "peak_bytes": peak_bytes(args.device)}
 
 
 def _penalty(variant: Variant) -> FisherTracePenalty | None:

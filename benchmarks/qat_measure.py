@@ -21,7 +21,7 @@ from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine import Trainer, load_config, load_float
 from fisher_detr.engine.commands import load_quantized
 from fisher_detr.engine.estimation import image_losses
-from fisher_detr.engine.post_training import float_model_for_quantization
+from fisher_detr.engine.insertion import float_model_for_quantization
 from fisher_detr.engine.qat import critical_set, is_quantized
 from fisher_detr.evaluation import BootstrapAP, bootstrap_ap, complete_ground_truth
 from fisher_detr.files import read_json, write_json

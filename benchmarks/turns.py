@@ -13,6 +13,21 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = ("size", "batch", "steps", "device")  # what the processes are given
+
+
+def add_options(
+    parser: argparse.ArgumentParser, size: int | None, batch: int | None, rounds: int, steps: int
+) -> None:
+    """Options of a benchmark that takes turns, and their defaults; None: each model has its own."""
+    own = ", in place of each model's own" if size is None else ""
+    parser.add_argument("--size", type=int, default=size, help=f"side of the square images, pixels{own}")
+    parser.add_argument("--batch", type=int, default=batch, help=f"images of a step{own}")
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each variant")
+    parser.add_argument("--steps", type=int, default=steps, help="measured steps of a turn, behind a warm-up")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", help="results file (JSON)")
+    parser.add_argument("--only", nargs=2, metavar=("MODEL", "VARIANT"), help=argparse.SUPPRESS)
 
 
 def take_turns(
@@ -20,7 +35,7 @@ def take_turns(
     variants: Mapping[str, Sequence[str]],
     rounds: int,
     args: argparse.Namespace,
-    keys: Sequence[str],
+    keys: Sequence[str] = OPTIONS,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, list[dict]]:
     """Measure variants one after the other, several times.

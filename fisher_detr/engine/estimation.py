@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from detectron2.utils import comm
 from torch import Tensor
@@ -28,7 +29,6 @@ from fisher_detr.fisher import (
     LossFn,
     MeasuredChanges,
     PassFile,
-    SensitivityEstimate,
     UncaughtWeightError,
     estimate_fisher,
     estimate_hessian_traces,
@@ -161,31 +161,24 @@ class Estimator:
                 name: hawq_sensitivity(part, self.weights, error, layers, widths, meta)
                 for name, part in self.of_sets(self.hessian).items()
             }
-        estimate = self._estimate(form, error, layers, widths, meta)
-        return {name: part.table(meta) for name, part in self.of_sets(estimate).items()}
-
-    def _estimate(
-        self,
-        form: SensitivityForm,
-        error: ErrorFn,
-        layers: Sequence[LayerInfo],
-        widths: Sequence[int],
-        meta: Mapping[str, Any],
-    ) -> SensitivityEstimate | MeasuredChanges:
         if form is SensitivityForm.MEASURED:
-            return self.measure(error, layers, widths, meta)
-        return self._run(
-            "sensitivity",
-            meta,
-            lambda **keys: estimate_sensitivity(
-                self.losses, self.weights, error=error, layers=layers, widths=widths, form=form, **keys
-            ),
-        )
+            estimate = self.measure(error, layers, widths, meta)
+        else:
+            of_arm = {"error": error, "layers": layers, "widths": widths, "form": form}
+            estimate = self._run(
+                "sensitivity",
+                meta,
+                lambda **keys: estimate_sensitivity(self.losses, self.weights, **of_arm, **keys),
+            )
+        return {name: part.table(meta) for name, part in self.of_sets(estimate).items()}
 
     def measure(
         self, error: ErrorFn, layers: Sequence[LayerInfo], widths: Sequence[int], meta: Mapping[str, Any]
     ) -> MeasuredChanges:
-        """What quantizing one layer at a time does to the losses; arguments as for `sensitivity`."""
+        """What quantizing one layer at a time does to the losses; the ranks share the layers.
+
+        Arguments as for `sensitivity`.
+        """
         rank, size = comm.get_rank(), comm.get_world_size()
         known = KnownLayers(self._path(f"measured.{rank}.npz"), self._digest(meta))
         measure = functools.partial(
@@ -196,21 +189,17 @@ class Estimator:
             error,
             widths=widths,
         )
-        known.read()
-        found = {name: x for part in comm.all_gather(known.layers) for name, x in part.items()}
-        rest = [layer for layer in layers if layer.name not in found]
-        if own := rest[rank::size]:  # ranks share the layers
-            measure(layers=own, progress=self.settings.progress, on_layer=known.add)
-        together = {name: found for part in comm.all_gather(known.layers) for name, found in part.items()}
-        changes = measure(layers=layers, progress=False, known=together)
         self._keepers.append(known)
-        return changes
+        known.read()
+        found = _of_all_ranks(known)
+        rest = [layer for layer in layers if layer.name not in found]
+        if own := rest[rank::size]:
+            measure(layers=own, progress=self.settings.progress, on_layer=known.add)
+        return measure(layers=layers, progress=False, known=_of_all_ranks(known))
 
     def _run(self, name: str, meta: Mapping[str, Any], estimate: Callable, by_autograd: bool = True) -> Any:
         """A pass over the images that goes on where it was cut off; where need be, image by image."""
-        keeper = PassFile(self._path(f"{name}.safetensors"), self._digest(meta), self.settings.save_every)
-        self._keepers.append(keeper)
-        keys = {"batches": self.batches, "keeper": keeper if self._folder else None}
+        keys = {"batches": self.batches, "keeper": self._keeper(name, meta)}
         try:
             return estimate(settings=self.settings.of_pass(), **keys)
         except UncaughtWeightError as error:
@@ -243,8 +232,16 @@ class Estimator:
                 logger.warning("a loss of image_id %s is not finite: it is left out", sample["image_id"])
         return [sample for sample, is_sound in zip(batch, finite, strict=True) if is_sound]
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self._folder or "", f"partial_{name}")
+    def _keeper(self, name: str, meta: Mapping[str, Any]) -> PassFile | None:
+        path = self._path(f"{name}.safetensors")
+        if path is None:
+            return None
+        keeper = PassFile(path, self._digest(meta), self.settings.save_every)
+        self._keepers.append(keeper)
+        return keeper
+
+    def _path(self, name: str) -> str | None:
+        return None if self._folder is None else os.path.join(self._folder, f"partial_{name}")
 
     def _digest(self, meta: Mapping[str, Any]) -> str:
         content = {**self._origin, **meta, "samples": self._samples_digest}
@@ -263,6 +260,10 @@ class Estimator:
                 digest.update(objects.gt_boxes.tensor.cpu().numpy().tobytes())
                 digest.update(objects.gt_classes.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _of_all_ranks(known: KnownLayers) -> dict[str, np.ndarray]:
+    return {name: changes for part in comm.all_gather(known.layers) for name, changes in part.items()}
 
 
 def image_losses(

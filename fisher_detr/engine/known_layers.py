@@ -20,15 +20,15 @@ class KnownLayers:
         layers: those that are done.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: str):
-        """Args are the file, and a digest of all that decides the numbers."""
-        self._path = Path(path)
+    def __init__(self, path: str | os.PathLike | None, settings: str):
+        """Args are the file (None: nothing is written), and a digest of all that decides the numbers."""
+        self._path = path and Path(path)
         self._settings = settings
         self.layers: dict[str, np.ndarray] = {}
 
-    def read(self) -> dict[str, np.ndarray]:
+    def read(self) -> None:
         """Take over what an earlier run of the same settings has left."""
-        if self._path.exists():
+        if self._path and self._path.exists():
             try:
                 with np.load(self._path, allow_pickle=False) as file:
                     found = dict(file)
@@ -38,14 +38,16 @@ class KnownLayers:
                     logger.warning("%s is of other settings: the measurement begins anew", self._path)
             except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 logger.warning("%s cannot be read (%s): the measurement begins anew", self._path, error)
-        return dict(self.layers)
 
     def add(self, layer: str, changes: np.ndarray) -> None:
         """One layer more is done."""
         self.layers[layer] = changes
+        if not self._path:
+            return
         content = {_SETTINGS: np.array(self._settings), **self.layers}
         write_atomically(self._path, lambda file: np.savez(file, **content), durable=False)
 
     def remove(self) -> None:
         """All is done, and kept elsewhere."""
-        self._path.unlink(missing_ok=True)
+        if self._path:
+            self._path.unlink(missing_ok=True)

@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, pareto
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
-from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine.calibration import calibrate_on_ranks
+from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.distributed import from_main
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
+from fisher_detr.engine.insertion import float_model_for_quantization, insert_quantizers
 from fisher_detr.engine.quant_settings import QuantSettings
+from fisher_detr.engine.table_origin import check_origin
 from fisher_detr.files import sha256_of
 from fisher_detr.fisher import OVERALL, ErrorFn
 from fisher_detr.modeling import DetrBase, Reweighted
@@ -33,12 +35,9 @@ from fisher_detr.quantization import (
     bypassed,
     correct_biases,
     count_macs,
-    fold_batch_norm,
-    freeze_batch_norm,
     layer_infos,
     quantizable_layers,
     quantization_error,
-    quantize_model,
     round_weights,
     trace_products,
 )
@@ -115,10 +114,6 @@ class PostTrainingQuantizer:
             model: in full precision, with the weights of MODEL.WEIGHTS.
             critical: see `__init__`; None: those of ALLOCATION.CRITICAL_SETS, or else of CRITICAL.TARGET.
         """
-        calibration = cfg.QUANT.CALIBRATION
-        records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
-        drawn = sample_calibration_images(records, calibration.NUM_IMAGES, calibration.SEED)
-        mapper = DetrDatasetMapper(cfg, is_train=False)
         if critical is None:
             metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
             if cfg.ALLOCATION.CRITICAL_SETS:
@@ -129,12 +124,12 @@ class PostTrainingQuantizer:
             "weights": os.path.basename(cfg.MODEL.WEIGHTS),
             "weights_sha256": sha256_of(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None,
             "datasets": list(cfg.DATASETS.TRAIN),
-            "seed": calibration.SEED,
+            "seed": cfg.QUANT.CALIBRATION.SEED,
             "box_loss": cfg.CRITICAL.BOX_LOSS,
         }
         return cls(
             model,
-            [mapper(record) for record in drawn],
+            calibration_images(cfg),
             QuantSettings.from_config(cfg),
             critical,
             provenance,
@@ -222,7 +217,7 @@ class PostTrainingQuantizer:
                 "ALLOCATION.SENSITIVITY_FILE has the sensitivities of one critical set, and "
                 f"ALLOCATION.CRITICAL_SETS names {len(self.sets)}: leave it out to compute them"
             )
-        self._check_origin(table, arm)
+        check_origin(table, self._meta(arm))
         name = next(iter(self.sets), OVERALL)
         self._tables[arm] = {name: table.at_widths(self.settings.widths)}
 
@@ -383,64 +378,3 @@ class PostTrainingQuantizer:
             **self.provenance,
         }
         return json.loads(json.dumps(origin))
-
-    def _check_origin(self, table: SensitivityTable, arm: Arm) -> None:
-        """A table of other images is welcome; one of another model or question is a mistake."""
-        expected = _decisive(self._meta(arm))
-        differing = [
-            f"{key} is {found!r}, here {expected[key]!r}"
-            for key, found in _decisive(table.meta).items()
-            if found != expected[key]
-        ]
-        if differing:
-            raise ValueError(
-                f"the sensitivity table was made for something else ({'; '.join(differing)}): "
-                "leave out ALLOCATION.SENSITIVITY_FILE to compute it"
-            )
-
-
-def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What two tables must agree in to be interchangeable."""
-    settings = meta.get("settings") or {}
-    keys = ("scale", "form", "rounding", "per_channel", "fold_norm", "aux_loss")
-    critical = meta.get("critical_set") or {}
-    return {
-        "objective": meta.get("objective"),
-        "critical set": critical.get("indices"),
-        "box_loss": meta.get("box_loss"),
-        "sha256 of the weights": meta.get("weights_sha256"),
-        "arm": meta.get("arm"),
-        "labels": meta.get("labels"),
-        "damping": settings.get("damping") if settings.get("rounding") == RoundingMethod.FISHER else None,
-        **{key: settings.get(key) for key in keys},
-    }
-
-
-def float_model_for_quantization(model: DetrBase, fold_norm: bool) -> DetrBase:
-    """Put a model in eval mode with its batch norms frozen or folded, in place."""
-    model.eval()
-    freeze_batch_norm(model)
-    if fold_norm:
-        fold_batch_norm(model)
-    return model
-
-
-def insert_quantizers(
-    model: DetrBase,
-    allocation: BitAllocation,
-    settings: QuantSettings,
-    fisher: Mapping[str, Tensor] | None = None,
-) -> CoverageReport:
-    """Quantize a prepared model in place at the widths of an allocation."""
-    return quantize_model(
-        model,
-        allocation,
-        activation_bits=settings.activation_bits,
-        per_channel=settings.per_channel,
-        skip=settings.skip,
-        attention_products=settings.attention_products,
-        scale=settings.scale
-        if fisher is not None or settings.scale is not ScaleMethod.FISHER
-        else ScaleMethod.MAX,
-        fisher=fisher,
-    )

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.fisher import CRITICAL, OVERALL, PredictionCheck, validate_prediction
@@ -29,7 +27,7 @@ def check_prediction(
         cfg: FISHER says how many images and which widths.
         quantizer: of the full-precision model.
         arm: fisher_overall or fisher_critical.
-        images: those of `held_out_images`.
+        images: not those of the calibration (`held_out_images`).
     """
     found = validate(quantizer, arm, images, tuple(cfg.FISHER.VALIDATE_WIDTHS))
     if comm.is_main_process():
@@ -72,22 +70,3 @@ def validate(
     changes = {objective: measured.changes[objective] for objective in predicted}
     names = [layer.name for layer in quantizer.layers]
     return validate_prediction(predicted, changes, names, widths, meta=origin)
-
-
-def held_out_images(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Images of DATASETS.TRAIN that come after those of the calibration in the same draw.
-
-    Raises:
-        ValueError: the data sets have no more images than the calibration takes.
-    """
-    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
-    calibration = cfg.QUANT.CALIBRATION
-    if len(records) < calibration.NUM_IMAGES + 2:
-        raise ValueError(
-            f"FISHER.VALIDATE needs images that are not calibrated on: DATASETS.TRAIN has {len(records)}, "
-            f"QUANT.CALIBRATION.NUM_IMAGES is {calibration.NUM_IMAGES}: calibrate on fewer"
-        )
-    count = min(len(records), calibration.NUM_IMAGES + cfg.FISHER.VALIDATE_IMAGES)
-    drawn = sample_calibration_images(records, count, calibration.SEED)
-    mapper = DetrDatasetMapper(cfg, is_train=False)
-    return [mapper(record) for record in drawn[calibration.NUM_IMAGES :]]

@@ -12,8 +12,8 @@ from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.engine.distillation import Distillation
 from fisher_detr.engine.hooks import QATHook
+from fisher_detr.engine.insertion import float_model_for_quantization, insert_quantizers
 from fisher_detr.engine.objectives import CriticalTerm, DetrObjective
-from fisher_detr.engine.post_training import float_model_for_quantization, insert_quantizers
 from fisher_detr.engine.qat_settings import (
     PenaltyObjective,
     distillation_settings,

@@ -7,8 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from fisher_detr.allocation import format_plan
+from fisher_detr.engine.calibration_images import held_out_images
 from fisher_detr.engine.post_training import PostTrainingQuantizer, QuantizedModel
-from fisher_detr.engine.prediction_check import check_prediction, held_out_images
+from fisher_detr.engine.prediction_check import check_prediction
 from fisher_detr.modeling import DetrBase
 from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
 

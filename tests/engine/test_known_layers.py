@@ -5,26 +5,43 @@ from fisher_detr.engine.known_layers import KnownLayers
 CHANGES = np.arange(6.0).reshape(1, 2, 3)
 
 
+def read(path, settings):
+    known = KnownLayers(path, settings)
+    known.read()
+    return known.layers
+
+
+def test_without_a_file_layers_are_kept_in_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = KnownLayers(None, "a")
+    known.read()
+    known.add("head", CHANGES)
+    known.remove()
+    assert list(known.layers) == ["head"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_layers_that_are_done_are_found_again(tmp_path):
     path = tmp_path / "measured.npz"
     known = KnownLayers(path, "a")
-    assert known.read() == {}
+    known.read()
+    assert known.layers == {}
     known.add("backbone.conv", CHANGES)
     known.add("head", 2 * CHANGES)
-    found = KnownLayers(path, "a").read()
+    found = read(path, "a")
     assert list(found) == ["backbone.conv", "head"]
     np.testing.assert_array_equal(found["head"], 2 * CHANGES)
     known.remove()
-    assert KnownLayers(path, "a").read() == {}
+    assert read(path, "a") == {}
 
 
 def test_other_settings_and_broken_files_are_not_taken(tmp_path, caplog):
     path = tmp_path / "measured.npz"
     KnownLayers(path, "a").add("head", CHANGES)
-    assert KnownLayers(path, "b").read() == {}
+    assert read(path, "b") == {}
     assert "is of other settings" in caplog.text
     for size in (0, 10, path.stat().st_size - 30):
         broken = tmp_path / f"broken{size}.npz"
         broken.write_bytes(path.read_bytes()[:size])
-        assert KnownLayers(broken, "a").read() == {}
+        assert read(broken, "a") == {}
     assert caplog.text.count("cannot be read") == 3

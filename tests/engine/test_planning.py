@@ -16,9 +16,10 @@ from fisher_detr.engine import (
     explain_plan,
     load_float,
 )
+from fisher_detr.engine.calibration_images import held_out_images
 from fisher_detr.engine.defaults import load_config
 from fisher_detr.engine.estimation import image_losses
-from fisher_detr.engine.prediction_check import held_out_images, validate
+from fisher_detr.engine.prediction_check import validate
 from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.fisher import GradientMethod
 from fisher_detr.structures import Arm, BitAllocation, SensitivityForm, SensitivityTable
