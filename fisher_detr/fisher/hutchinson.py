@@ -156,14 +156,14 @@ def hawq_sensitivity(
             squared = checked_error(error, layer.name, bits, weight).double().square().sum()
             factors[row, column] = squared.item() / weight.numel()
     traces = {objective: trace[order].clip(min=0.0) for objective, trace in estimate.traces.items()}
-    errors = {o: e[order, None] * factors for o, e in estimate.standard_errors.items()}
+    known = estimate.standard_errors if len(estimate.batch_sizes) > 1 else {}
     return SensitivityTable(
         layers=tuple(layers),
         widths=tuple(widths),
         terms={objective: trace[:, None] * factors for objective, trace in traces.items()},
         traces=traces,
         form=SensitivityForm.HAWQ_TRACE,
-        standard_errors=errors if len(estimate.batch_sizes) > 1 else {},
+        standard_errors={objective: e[order, None] * factors for objective, e in known.items()},
         meta={
             **(meta or {}),
             "num_images": estimate.num_images,

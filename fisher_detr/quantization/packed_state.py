@@ -71,7 +71,7 @@ def unpack_state(packed: PackedState) -> dict[str, Tensor]:
         except ValueError as error:
             raise ValueError(f"tensor {name}: {error}") from None
         state |= _quantizer(f"{layer}{_WEIGHT}", bits, scale)
-    parts = (tensors.pop(name).split(1) for name in (_ACTIVATION_SCALES, _ZEROS))
+    parts = (tensors.pop(name)[:, None].unbind() for name in (_ACTIVATION_SCALES, _ZEROS))
     for (path, bits), scale, zero in zip(packed.activations.items(), *parts, strict=True):
         state |= _quantizer(path, bits, scale) | {f"{path}.zero_point": zero}
     state |= {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}

@@ -24,6 +24,7 @@ def on_two_ranks(rank: int, folder: str) -> None:
     batches = [batch[4 * rank : 4 * rank + 4] for batch in make_batches(ITERATIONS, 8)]
     found = {"accumulated": accumulate(batches), "averaged": average(batches, folder)}
     torch.save(found, f"{folder}/{rank}.pth")
+    distributed.barrier()  # a rank that leaves earlier may end the other's threads
     distributed.destroy_process_group()
 
 

@@ -48,10 +48,18 @@ def packed(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize("attention_products", [True, False])
-def test_outputs_are_those_of_the_model_to_the_bit(tmp_path, per_channel, attention_products):
-    options = {"per_channel": per_channel, "attention_products": attention_products}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"per_channel": False},
+        {"attention_products": True},
+        {"per_channel": False, "attention_products": True},
+        {"activation_bits": 0},
+    ],
+    ids=lambda options: ", ".join(map(str, options)),
+)
+def test_outputs_are_those_of_the_model_to_the_bit(tmp_path, options):
     model, path = quantized(**options), tmp_path / "model.safetensors"
     save_packed(path, model.state_dict())
     other = toy_detector(seed=5)
