@@ -5,10 +5,10 @@
 
 The plain pass is forward, losses of all decoder layers of all images, and backward, with all parameters
 requiring gradient, batch norms folded. The Fisher diagonal is that of all quantized layers, for one objective
-or several from one forward pass; the block form is that of seven widths. Weights are random. Variants take
-turns, each in a process of its own; its peak memory is the resident one (on a GPU: torch's peak). The first
-batch, which is compared with autograd, is left out. On a ResNet-50 classifier other ways to gradients of
-single images are measured beside.
+or several from one forward pass, in passes of as many images as FISHER.BATCH_PIXELS allows or of whole
+batches; the block form is that of seven widths. Weights are random. Variants take turns, each in a process of
+its own; its peak memory is the resident one (on a GPU: torch's peak). The first batch, which is compared with
+autograd, is left out. On a ResNet-50 classifier other ways to gradients of single images are measured beside.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmarks.bench_models import MODELS, NUM_CLASSES, our_batch, our_config
 from benchmarks.turns import add_options, peak_bytes, synchronize, take_turns
 from fisher_detr.engine import Trainer
 from fisher_detr.engine.estimation import image_losses
+from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.insertion import float_model_for_quantization
 from fisher_detr.files import write_json
 from fisher_detr.fisher import (
@@ -44,13 +45,14 @@ from fisher_detr.structures import CategorySet
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 HEADS = ("class_embed", "bbox_embed")
 SETS = [CategorySet(f"set{i}", (i,), NUM_CLASSES) for i in range(2)]
-PLAIN, SINGLE = "plain forward and backward", "diagonal, 1 objective, image by image"
+PLAIN, SINGLE = "plain forward and backward", "diagonal, 1 objective, by autograd"
+WHOLE = "diagonal, 1 objective, whole batches"
 # Critical sets of each diagonal.
 DIAGONALS = {f"diagonal, {1 + count} objective{'s' if count else ''}": count for count in range(3)}
 BLOCK = "block, 7 widths, 2 objectives"
-DETECTOR = [PLAIN, *DIAGONALS, BLOCK, SINGLE]
+DETECTOR = [PLAIN, *DIAGONALS, BLOCK, WHOLE, SINGLE]
 VMAP, BACKPACK = "torch.func: vmap of grad", "BackPACK: SumGradSquared"
-CLASSIFIER = [PLAIN, next(iter(DIAGONALS)), SINGLE, VMAP, BACKPACK]
+CLASSIFIER = [PLAIN, next(iter(DIAGONALS)), WHOLE, SINGLE, VMAP, BACKPACK]
 RESNET = "ResNet-50 classifier"
 AIMS = (
     "Aimed for, times the plain pass: 1.3 for one objective, 2.3 for two, 1.0 more for each further one; "
@@ -114,9 +116,16 @@ def detector_problem(model: str, variant: str, args: argparse.Namespace) -> Call
             return quantization_error(weights[name], bits)
 
         return lambda look: estimate_sensitivity(
-            loss_fn, weights, batches, error, infos, WIDTHS, keeper=lambda _pass: look
+            loss_fn, weights, in_passes(batches, args.size), error, infos, WIDTHS, keeper=lambda _pass: look
         )
-    return common_problem(net, loss_fn, weights, batches, variant)
+    passes = batches if variant in (PLAIN, WHOLE) else in_passes(batches, args.size)
+    return common_problem(net, loss_fn, weights, passes, variant)
+
+
+def in_passes(batches: Sequence[Sequence], size: int) -> list[Sequence]:
+    """The batches in the parts that the engine makes of them."""
+    most = max(1, FisherSettings().batch_pixels // size**2)
+    return [batch[i : i + most] for batch in batches for i in range(0, len(batch), most)]
 
 
 def several_losses(net: nn.Module, num_sets: int) -> LossFn:
@@ -143,7 +152,8 @@ def classifier_problem(_model: str, variant: str, args: argparse.Namespace) -> C
         return lambda look: by_vmap(net, weights, images, labels, 1 + args.steps, look)
     if variant == BACKPACK:
         return lambda look: by_backpack(net, images, labels, 1 + args.steps, look)
-    return common_problem(net, losses, weights, batches, variant)
+    passes = batches if variant in (PLAIN, WHOLE) else in_passes(batches, args.size)
+    return common_problem(net, losses, weights, passes, variant)
 
 
 def common_problem(

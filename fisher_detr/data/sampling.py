@@ -1,6 +1,7 @@
 """The images on which a model is calibrated and its Fisher information is estimated."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -38,12 +39,15 @@ def sample_calibration_images(records: list[dict[str, Any]], count: int, seed: i
     return [ordered[i] for i in drawn]
 
 
-def batches_of_one_size(samples: Sequence[dict[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
+def batches_of_one_size(
+    samples: Sequence[dict[str, Any]], batch_size: int, pixels: float = math.inf
+) -> list[list[dict[str, Any]]]:
     """Batches that need no padding: the loss of an image is then what it is alone.
 
     Args:
         samples: mapped images.
         batch_size: most images of a batch.
+        pixels: most pixels of a batch, which has one image at least.
 
     Returns:
         Batches of images of one size each, in the order in which they are full; at the end those that are
@@ -52,10 +56,11 @@ def batches_of_one_size(samples: Sequence[dict[str, Any]], batch_size: int) -> l
     batches: list[list[dict[str, Any]]] = []
     open_batch: dict[tuple[int, ...], list[dict[str, Any]]] = {}
     for sample in samples:
-        batch = open_batch.setdefault(tuple(sample["image"].shape), [])
+        shape = tuple(sample["image"].shape)  # [C, H, W]
+        batch = open_batch.setdefault(shape, [])
         batch.append(sample)
-        if len(batch) == batch_size:
-            batches.append(open_batch.pop(tuple(sample["image"].shape)))
+        if len(batch) == batch_size or (len(batch) + 1) * shape[-1] * shape[-2] > pixels:
+            batches.append(open_batch.pop(shape))
     return [*batches, *open_batch.values()]
 
 

@@ -263,7 +263,7 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
 
 def _fisher(cfg: CfgNode) -> Iterator[str]:
     keys = cfg.FISHER
-    for key, least in (("BATCH_SIZE", 1), ("SAVE_EVERY", 0), ("HAWQ_PROBES", 1)):
+    for key, least in (("BATCH_SIZE", 1), ("BATCH_PIXELS", 1), ("SAVE_EVERY", 0), ("HAWQ_PROBES", 1)):
         if keys[key] < least:
             yield f"FISHER.{key} is {keys[key]}, expected {least} or more"
     if not 0 < keys.LABEL_NOISE < 1:

@@ -90,7 +90,7 @@ class Estimator:
     @functools.cached_property
     def batches(self) -> list[Batch]:
         """The images in batches of one size: the loss of each is what it is alone."""
-        return batches_of_one_size(self._samples, self.settings.batch_size)
+        return batches_of_one_size(self._samples, self.settings.batch_size, self.settings.batch_pixels)
 
     @functools.cached_property
     def fisher(self) -> FisherEstimate:

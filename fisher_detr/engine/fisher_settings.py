@@ -13,7 +13,8 @@ from fisher_detr.modeling import DetrBase, LabelSampler, LabelSource
 class FisherSettings:
     """The keys of FISHER; see config.py."""
 
-    batch_size: int = 4
+    batch_size: int = 16
+    batch_pixels: int = 512 * 512
     method: GradientMethod = GradientMethod.BATCHED
     skip_broken: bool = False
     relative_error: float = 0.0
@@ -34,6 +35,7 @@ class FisherSettings:
         keys = cfg.FISHER
         return cls(
             batch_size=keys.BATCH_SIZE,
+            batch_pixels=keys.BATCH_PIXELS,
             method=GradientMethod(keys.METHOD),
             skip_broken=keys.SKIP_BROKEN_IMAGES,
             relative_error=keys.RELATIVE_ERROR,

@@ -55,6 +55,12 @@ def test_common_problems_look_after_every_batch(problem, variant):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def test_passes_hold_as_many_pixels_as_the_engine_allows():
+    assert bench_fisher.in_passes([[1, 2, 3, 4], [5]], 512) == [[1], [2], [3], [4], [5]]
+    assert bench_fisher.in_passes([[1, 2, 3, 4, 5], [6]], 256) == [[1, 2, 3, 4], [5], [6]]
+    assert bench_fisher.in_passes([[1, 2]], 2048) == [[1], [2]]  # one at least
+
+
 def test_table_has_ratios_to_the_plain_pass():
     turns = {
         bench_fisher.PLAIN: [{"seconds": 2.0, "peak_bytes": 2**30}, {"seconds": 4.0, "peak_bytes": 2**29}],

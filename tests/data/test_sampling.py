@@ -46,3 +46,10 @@ def test_batches_of_one_size_come_as_they_are_full():
     batches = batches_of_one_size(samples, 2)
     assert [[sample["image_id"] for sample in batch] for batch in batches] == [[0, 2], [1, 4], [3, 6], [5]]
     assert batches_of_one_size([], 2) == []
+
+
+def test_batches_hold_at_most_so_many_pixels_but_one_image_always():
+    sizes = [(3, 4, 4), (3, 8, 8), (3, 4, 4), (3, 4, 4), (3, 8, 8)]
+    samples = [{"image": torch.zeros(size), "image_id": i} for i, size in enumerate(sizes)]
+    batches = batches_of_one_size(samples, 16, pixels=32)
+    assert [[sample["image_id"] for sample in batch] for batch in batches] == [[1], [0, 2], [4], [3]]
