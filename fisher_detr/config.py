@@ -178,12 +178,13 @@ def _add_quantization(cfg: CN) -> None:
     quant.WEIGHT = CN()
     # One scale for each output channel; otherwise one for the tensor.
     quant.WEIGHT.PER_CHANNEL = True
-    # Scale from "max" of |w|, least squared error "mse", or least Fisher-weighted squared error "fisher".
+    # Scale from "max" of |w|, least squared error "mse", or least Fisher-weighted squared error "fisher", of
+    # the weights as they are rounded.
     quant.WEIGHT.SCALE = "fisher"
     # Rounding to "nearest", or against the "fisher" information: errors within an output channel then make up
-    # for each other.
+    # for each other, and the bias for what they leave on average ("fisher_weights": without the bias).
     quant.WEIGHT.ROUNDING = "nearest"
-    # For ROUNDING "fisher": part of the mean interaction of a weight with itself that is added to each.
+    # For those: part of the mean interaction of a weight with itself that is added to each.
     quant.WEIGHT.DAMPING = 0.01
     # Bring the mean output of quantized layers back by their biases: "none"; "own" (what the float layer
     # makes of the same inputs); "sequential" (what it gives in the float model, a pass for each layer).

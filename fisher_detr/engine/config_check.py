@@ -208,10 +208,10 @@ def _quantization(cfg: CfgNode) -> Iterator[str]:
         yield f"QUANT.BIAS_CORRECTION is {quant.BIAS_CORRECTION!r}, expected none, {', '.join(BiasMode)}"
     if not 0 <= quant.WEIGHT.DAMPING < float("inf"):
         yield f"QUANT.WEIGHT.DAMPING is {quant.WEIGHT.DAMPING:g}, expected 0 or more"
-    if quant.WEIGHT.ROUNDING == RoundingMethod.FISHER and cfg.FISHER.METHOD == GradientMethod.SINGLE:
+    if quant.WEIGHT.ROUNDING != RoundingMethod.NEAREST and cfg.FISHER.METHOD == GradientMethod.SINGLE:
         yield (
-            "QUANT.WEIGHT.ROUNDING is fisher and FISHER.METHOD single, which knows no inputs of layers: set "
-            "the latter to batched"
+            f"QUANT.WEIGHT.ROUNDING is {quant.WEIGHT.ROUNDING} and FISHER.METHOD single, which knows no "
+            "inputs of layers: set the latter to batched"
         )
     if quant.CALIBRATION.NUM_IMAGES < 1:
         yield f"QUANT.CALIBRATION.NUM_IMAGES is {quant.CALIBRATION.NUM_IMAGES}, expected 1 or more"

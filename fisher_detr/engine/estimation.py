@@ -58,6 +58,7 @@ class Estimator:
         settings: FisherSettings,
         folder: str | None = None,
         overall: Reweighted | None = None,
+        biases: Mapping[str, Tensor] | None = None,
         origin: Mapping[str, Any] | None = None,
     ):
         """Build.
@@ -71,10 +72,12 @@ class Estimator:
             settings: how to estimate.
             folder: where a pass that is cut off leaves what it has; None: nowhere.
             overall: what takes the place of L_A; None: nothing.
+            biases: of layers, by layer name, that rounding changes as well.
             origin: what decides the numbers beside the arguments of a call: such a pass goes on only where it
                 is the same.
         """
         self.weights = weights
+        self.biases = dict(biases or {})
         self.settings = settings
         self.sets = sets
         sampler = settings.sampler(model)
@@ -112,8 +115,10 @@ class Estimator:
         if key not in self._moments:
             self._moments[key] = self._run(
                 "moments",
-                {"factors": key},
-                lambda **keys: estimate_input_moments(self.losses, self.weights, factors=factors, **keys),
+                {"factors": key, "biased": sorted(self.biases)},
+                lambda **keys: estimate_input_moments(
+                    self.losses, self.weights, factors=factors, biased=self.biases.keys(), **keys
+                ),
                 by_autograd=False,
             )
         return self._moments[key]
@@ -188,6 +193,7 @@ class Estimator:
             self.sound_batches,
             error,
             widths=widths,
+            biases=self.biases,
         )
         self._keepers.append(known)
         known.read()

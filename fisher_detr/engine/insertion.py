@@ -33,8 +33,13 @@ def insert_quantizers(
         per_channel=settings.per_channel,
         skip=settings.skip,
         attention_products=settings.attention_products,
-        scale=settings.scale
-        if fisher is not None or settings.scale is not ScaleMethod.FISHER
-        else ScaleMethod.MAX,
+        scale=_scale(settings, fisher is not None),
         fisher=fisher,
     )
+
+
+def _scale(settings: QuantSettings, has_fisher: bool) -> ScaleMethod:
+    if settings.scale is not ScaleMethod.FISHER or has_fisher:
+        return settings.scale
+    # Where rounding begins to look for better ones; or scales that come with a checkpoint.
+    return ScaleMethod.MSE if settings.rounds_by_fisher else ScaleMethod.MAX

@@ -25,7 +25,7 @@ from fisher_detr.engine.insertion import float_model_for_quantization, insert_qu
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.engine.table_origin import check_origin
 from fisher_detr.files import sha256_of
-from fisher_detr.fisher import OVERALL, ErrorFn
+from fisher_detr.fisher import OVERALL, ErrorFn, LayerError
 from fisher_detr.modeling import DetrBase, Reweighted
 from fisher_detr.quantization import (
     ActivationQuantizer,
@@ -35,6 +35,7 @@ from fisher_detr.quantization import (
     bypassed,
     correct_biases,
     count_macs,
+    layer_biases,
     layer_infos,
     quantizable_layers,
     quantization_error,
@@ -154,6 +155,13 @@ class PostTrainingQuantizer:
             name: layer.weight for name, layer in quantizable_layers(self.model, self.settings.skip).items()
         }
 
+    @property
+    def _rounded_biases(self) -> dict[str, Tensor]:
+        """Biases that make up for rounding, by layer name."""
+        if self.settings.rounding is not RoundingMethod.FISHER:
+            return {}
+        return layer_biases(self.model, self.settings.skip)
+
     @functools.cached_property
     def estimator(self) -> Estimator:
         """Of what follows from the gradients of L_A and, with critical sets, of L_F."""
@@ -180,14 +188,17 @@ class PostTrainingQuantizer:
         return self.settings.objective
 
     def scale_fisher(self, arm: Arm) -> dict[str, Tensor] | None:
-        """The Fisher diagonal that weighs the scales of an arm, where they are weighted."""
-        if self.settings.scale is not ScaleMethod.FISHER:
+        """The Fisher diagonal that weighs the scales of an arm, where they are weighted by it.
+
+        Rounding against the Fisher looks for scales by itself.
+        """
+        if self.settings.scale is not ScaleMethod.FISHER or self.settings.rounds_by_fisher:
             return None
         return self.estimator_of(arm).combined(self.objective(arm))
 
     def moments(self, arm: Arm) -> dict[str, Tensor] | None:
         """How errors within an output channel interact by an arm's objective, where rounding asks for it."""
-        if self.settings.rounding is RoundingMethod.NEAREST:
+        if not self.settings.rounds_by_fisher:
             return None
         return self.estimator_of(arm).moments(self.objective(arm))
 
@@ -279,7 +290,8 @@ class PostTrainingQuantizer:
         model = copy.deepcopy(self.model)
         report = insert_quantizers(model, allocation, self.settings, self.scale_fisher(arm))
         if moments := self.moments(arm):
-            round_weights(model, moments, damping=self.settings.damping)
+            search = self.settings.scale is ScaleMethod.FISHER
+            round_weights(model, moments, damping=self.settings.damping, search_scales=search)
         self._correct_biases(model)
         if self.settings.activation_bits:
             calibrate_on_ranks(model, self.samples, self.settings.activation_range, self.settings.percentile)
@@ -328,6 +340,7 @@ class PostTrainingQuantizer:
             self.fisher_settings,
             self.folder,
             overall,
+            self._rounded_biases,
             {**self._origin, "reweighted": overall is not None},
         )
 
@@ -348,15 +361,17 @@ class PostTrainingQuantizer:
         def rounding(name: str) -> FisherRounding | None:
             return moments and FisherRounding(self.weights[name], moments[name], settings.damping)
 
-        def error(name: str, bits: int) -> Tensor:
-            return quantization_error(
+        def error(name: str, bits: int) -> LayerError:
+            rounder = rounding(name)
+            found = quantization_error(
                 self.weights[name],
                 bits,
                 settings.scale,
                 settings.per_channel,
                 fisher and fisher[name],
-                rounding(name),
+                rounder,
             )
+            return LayerError(found, rounder and rounder.bias_shift(found))
 
         return error
 

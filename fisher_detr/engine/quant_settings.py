@@ -35,6 +35,11 @@ class QuantSettings:
     mip_gap: float
     time_limit: float
 
+    @property
+    def rounds_by_fisher(self) -> bool:
+        """Whether weights are rounded against the Fisher information."""
+        return self.rounding is not RoundingMethod.NEAREST
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "QuantSettings":
         """Read QUANT and ALLOCATION.

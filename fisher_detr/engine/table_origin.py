@@ -35,7 +35,7 @@ def _decisive(meta: Mapping[str, Any]) -> dict[str, Any]:
     settings = meta.get("settings") or {}
     keys = ("scale", "form", "rounding", "per_channel", "fold_norm", "aux_loss")
     where = {
-        "damping": settings.get("rounding") == RoundingMethod.FISHER,
+        "damping": settings.get("rounding") != RoundingMethod.NEAREST,
         "reweight": meta.get("arm") == Arm.REWEIGHTED,
     }
     critical = meta.get("critical_set") or {}

@@ -9,7 +9,7 @@ from fisher_detr.fisher.input_moments import input_moment
 from fisher_detr.fisher.measurement import MeasuredChanges, evaluate_losses, measure_loss_changes
 from fisher_detr.fisher.moments import estimate_input_moments
 from fisher_detr.fisher.pass_file import PassFile
-from fisher_detr.fisher.sensitivity import ErrorFn, SensitivityEstimate, estimate_sensitivity
+from fisher_detr.fisher.sensitivity import ErrorFn, LayerError, SensitivityEstimate, estimate_sensitivity
 from fisher_detr.fisher.statistics import CRITICAL, OVERALL, standard_error
 from fisher_detr.fisher.trace_penalty import (
     PenaltyMethod,
@@ -26,6 +26,7 @@ __all__ = [
     "CRITICAL",
     "OVERALL",
     "ErrorFn",
+    "LayerError",
     "FisherEstimate",
     "GradientMethod",
     "HessianTraces",

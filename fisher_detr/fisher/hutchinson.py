@@ -153,7 +153,7 @@ def hawq_sensitivity(
     for row, layer in enumerate(layers):
         weight = parameters[layer.name]
         for column, bits in enumerate(widths):
-            squared = checked_error(error, layer.name, bits, weight).double().square().sum()
+            squared = checked_error(error, layer.name, bits, weight).weight.double().square().sum()
             factors[row, column] = squared.item() / weight.numel()
     traces = {objective: trace[order].clip(min=0.0) for objective, trace in estimate.traces.items()}
     known = estimate.standard_errors if len(estimate.batch_sizes) > 1 else {}

@@ -106,11 +106,19 @@ class ErrorRows(ImageSums):
     """Gradients of every image on the errors of a layer at each width, `[N, L, T or O, W]`.
 
     In the block form `g_o'd` of every objective, in the diagonal form `sum_i g_oi g_pi d_i^2` of every term.
+    The block form takes in what is added to biases, whose gradients are the sums of what comes back.
     """
 
-    def __init__(self, errors: Mapping[str, Tensor], diagonal: bool):
-        """Args are the errors by layer, `[W, numel]` in the precision of the weight, and which form."""
+    def __init__(self, errors: Mapping[str, Tensor], shifts: Mapping[str, Tensor], diagonal: bool):
+        """Begin.
+
+        Args:
+            errors: by layer, `[W, numel]` in the precision of the weight.
+            shifts: of the bias by layer, `[W, C]`; not of all.
+            diagonal: which form.
+        """
         super().__init__(errors)
+        self._shifts = {} if diagonal else shifts
         self._errors = {name: error.square() if diagonal else error for name, error in errors.items()}
         self._diagonal = diagonal
         self._pairs: list[tuple[int, int]] = []
@@ -128,7 +136,17 @@ class ErrorRows(ImageSums):
         if self._diagonal:
             gradients = torch.stack([gradients[a] * gradients[b] for a, b in self._pairs])
         projected = gradients.flatten(1) @ self._errors[layer].mT
-        self.rows[image, self._index[layer]] = projected.to(self.rows)
+        self.rows[image, self._index[layer]] += projected.to(self.rows)
+
+    def add_products(self, layer: str, products: Sequence[Product], images: Sequence[int]) -> None:
+        """See `ImageSums`."""
+        if layer not in self._shifts:
+            return
+        rows = self.rows[-len(images) :, self._index[layer]]  # [B, O, W]
+        for product in products:
+            for objective, gradient in product.gradients.items():
+                of_bias = product.bias_gradient(gradient[images])  # [B, C]
+                rows[:, objective] += (of_bias @ self._shifts[layer].mT).to(rows)
 
 
 def diagonal_name(term: str, layer: str) -> str:

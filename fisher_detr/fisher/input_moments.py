@@ -21,7 +21,11 @@ Geometry = tuple[int | tuple[int, int], int | tuple[int, int], int | tuple[int, 
 
 @torch.no_grad()
 def input_moment(
-    x: Tensor, gradient: Tensor | None, weight_shape: tuple[int, ...], geometry: Geometry | None = None
+    x: Tensor,
+    gradient: Tensor | None,
+    weight_shape: tuple[int, ...],
+    geometry: Geometry | None = None,
+    with_bias: bool = False,
 ) -> Tensor:
     """`sum_t (sum_c g_tc^2) x_t x_t'` of one product, over all its images and positions.
 
@@ -35,6 +39,7 @@ def input_moment(
             channels (of each group), are added up. None: every position counts 1.
         weight_shape: `[C, K]`, or `[C, C' / G, h, w]` of a convolution, where `K = C' / G * h * w`.
         geometry: of a convolution; None: a linear layer.
+        with_bias: count the bias as one more input, the last, that is always 1: K + 1 take the place of K.
 
     Returns:
         Tensor: `[G, K, K]` (a linear layer: G = 1), symmetric and positive semidefinite, in the precision of
@@ -53,6 +58,8 @@ def input_moment(
         raise ValueError(
             f"input {tuple(x.shape)} and {found} do not belong to a weight of shape {tuple(weight_shape)}"
         )
+    if with_bias:
+        rows = F.pad(rows, (0, 1), value=1.0)
     if weights is not None:
         rows = rows * weights[..., None]  # by the root on both sides: symmetric to the last bit
     return rows.mT @ rows  # [G, K, K]

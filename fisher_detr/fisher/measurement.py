@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from fisher_detr.fisher.gradients import LossFn, check_losses, check_parameters
 from fisher_detr.fisher.image_pass import describe
-from fisher_detr.fisher.sensitivity import ErrorFn, checked_error, select_layers
+from fisher_detr.fisher.sensitivity import ErrorFn, LayerError, checked_error, select_layers
 from fisher_detr.fisher.statistics import of_set, standard_error
 from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable, check_layers, check_widths
 
@@ -94,12 +94,13 @@ def measure_loss_changes(
     progress: bool = True,
     known: Mapping[str, np.ndarray] | None = None,
     on_layer: Callable[[str, np.ndarray], None] | None = None,
+    biases: Mapping[str, Tensor] | None = None,
 ) -> MeasuredChanges:
     """Quantize one layer at a time, in place, and measure every image's losses.
 
-    The weight becomes `w + error` in its own precision, and is bitwise what it was afterwards, also when
-    something raises. A run that was stopped goes on where it was: keep what `on_layer` gets, and give it as
-    `known`. It is for the caller to see that it comes from the same weights, errors and images.
+    The weight becomes `w + error` in its own precision, a bias too, and is bitwise what it was afterwards,
+    also when something raises. A run that was stopped goes on where it was: keep what `on_layer` gets, and
+    give it as `known`. It is for the caller to see that it comes from the same weights, errors and images.
 
     Args:
         loss_fn: maps a batch to losses by objective, `[B]` each: of every image alone; the same objectives on
@@ -113,6 +114,7 @@ def measure_loss_changes(
         known: changes of layers that need no measuring, `[O, N, W]` each, objectives in the order of
             `loss_fn`; other layers are ignored.
         on_layer: called with the name and the changes of each layer that was measured.
+        biases: by layer name, where the error adds to them.
 
     Returns:
         The changes of all layers.
@@ -134,7 +136,10 @@ def measure_loss_changes(
         for name in rest:
             columns = []
             for bits in widths:
-                with perturbed(weights[name], checked_error(error, name, bits, weights[name])):
+                parts = _perturbations(name, checked_error(error, name, bits, weights[name]), weights, biases)
+                with contextlib.ExitStack() as stack:
+                    for tensor, added in parts:
+                        stack.enter_context(perturbed(tensor, added))
                     losses = evaluate_losses(
                         loss_fn, batches, f" with layer {name!r} at {bits} bits", tuple(before)
                     )
@@ -197,6 +202,17 @@ def perturbed(weight: Tensor, error: Tensor) -> Iterator[None]:
     finally:
         with torch.no_grad():
             weight.copy_(before)
+
+
+def _perturbations(
+    name: str, error: LayerError, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor] | None
+) -> list[tuple[Tensor, Tensor]]:
+    """What is added to what."""
+    if error.bias is None:
+        return [(weights[name], error.weight)]
+    if name not in (biases or {}):
+        raise ValueError(f"the error of layer {name!r} adds to its bias: name it in biases")
+    return [(weights[name], error.weight), (biases[name], error.bias)]
 
 
 def _check_finite(

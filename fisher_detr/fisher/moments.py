@@ -1,6 +1,6 @@
 """Second moments of the inputs of all layers, weighted by an objective's gradients: for rounding weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +18,23 @@ from fisher_detr.fisher.weight_products import Product
 class MomentSums(ImageSums):
     """Sums over the images of H of every layer, `[G, K, K]` float64 (see `input_moment`)."""
 
-    def __init__(self, weights: Mapping[str, Tensor], factors: Mapping[str, float]):
-        """Args are the weights by layer name, and the factor of every term that counts (`Objective`)."""
+    def __init__(
+        self, weights: Mapping[str, Tensor], factors: Mapping[str, float], biased: Collection[str] = ()
+    ):
+        """Begin.
+
+        Args:
+            weights: by layer name.
+            factors: of every term that counts (`Objective`).
+            biased: layers whose bias counts as one more input.
+        """
         super().__init__(weights)
+        self._biased = frozenset(biased)
         self._shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         self._factors = factors
         self._roots: dict[int, float] = {}  # of the factors, by position of the objective
         for name, weight in weights.items():
-            inputs = weight[0].numel()
+            inputs = weight[0].numel() + (name in self._biased)
             self.sums[name] = self.rows.new_zeros(1, inputs, inputs)
 
     def begin(self, num_images: int, objectives: Sequence[str]) -> None:
@@ -51,6 +60,7 @@ class MomentSums(ImageSums):
                     self._joined(scaled, product),
                     self._shapes[layer],
                     product.geometry,
+                    layer in self._biased,
                 )
                 if len(moment) != len(self.sums[layer]):  # groups of a convolution
                     self.sums[layer] = self.rows.new_zeros(moment.shape)
@@ -79,6 +89,7 @@ def estimate_input_moments(
     parameters: Mapping[str, Tensor],
     batches: Sequence[Sequence[Any]],
     factors: Mapping[str, float],
+    biased: Collection[str] = (),
     settings: PassSettings | None = None,
     keeper: PassKeeper | None = None,
 ) -> dict[str, Tensor]:
@@ -92,11 +103,13 @@ def estimate_input_moments(
         parameters: weights by layer name.
         batches: the images; in a batch of one size, or padded so that losses stay as alone.
         factors: of the terms, not negative (`structures.Objective.factors`).
+        biased: layers whose bias counts as one more input, the last (`input_moment`).
         settings: how images are differentiated, and when to stop.
         keeper: lets a run that was cut off go on.
 
     Returns:
-        H `[G, K, K]` by layer, float64, mean over the images; zero where no loss depends on the layer.
+        H `[G, K, K]` by layer (with a bias K + 1), float64, mean over the images; zero where no loss depends
+        on the layer.
 
     Raises:
         ValueError: no images, the method single, an aliased weight, or a loss or gradient that is not finite.
@@ -104,7 +117,7 @@ def estimate_input_moments(
     settings = settings or PassSettings()
     if settings.method is GradientMethod.SINGLE:
         raise ValueError("the moments of a layer's inputs are not known to the method single: take batched")
-    sums = MomentSums(parameters, factors)
+    sums = MomentSums(parameters, factors, biased)
     image_pass = ImagePass(loss_fn, parameters, [sums], settings)
     image_pass.run(batches, keeper and keeper(image_pass))
     return {layer: total.div_(len(image_pass.positions)) for layer, total in sums.sums.items()}

@@ -9,14 +9,28 @@ import torch
 from torch import Tensor
 
 from fisher_detr.fisher.diagonal import image_traces
-from fisher_detr.fisher.gradients import LossFn
+from fisher_detr.fisher.gradients import GradientMethod, LossFn
 from fisher_detr.fisher.image_pass import ImagePass, PassKeeper, PassSettings
 from fisher_detr.fisher.image_sums import ErrorRows
 from fisher_detr.fisher.statistics import of_set, standard_error, term_pairs
 from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable
 
-# Quantization error `Q_b(w) - w` of a layer at a width in bits; the shape of its weight.
-ErrorFn = Callable[[str, int], Tensor]
+
+@dataclasses.dataclass(frozen=True)
+class LayerError:
+    """What quantization adds to a layer.
+
+    Attributes:
+        weight: `Q_b(w) - w`, of the shape of its weight.
+        bias: to its bias, `[C]`; None: nothing.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+# Quantization error of a layer at a width in bits; a tensor: of its weight alone.
+ErrorFn = Callable[[str, int], LayerError | Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +99,8 @@ def estimate_sensitivity(
         loss_fn: maps a batch to losses by objective, one of each image (see `image_gradients`).
         parameters: weights by layer name, one for every layer.
         batches: the images; in a batch of one size, or padded so that losses stay as alone.
-        error: quantization error by layer name and width, called once for each.
+        error: quantization error by layer name and width, called once for each. What it adds to biases
+            counts in the form BLOCK alone.
         layers: the layers to allocate bits to, in the order of the table.
         widths: candidate widths in bits, ascending.
         form: BLOCK or DIAGONAL (method.md section 3).
@@ -96,12 +111,16 @@ def estimate_sensitivity(
         The estimate; `.table(meta)` is its SensitivityTable.
 
     Raises:
-        ValueError: no images, an error of another shape, an aliased weight, or a loss or gradient that is
-            not finite.
+        ValueError: no images, an error of another shape, one that adds to biases with the method single, an
+            aliased weight, or a loss or gradient that is not finite.
     """
     weights = {name: parameters[name] for name in select_layers(parameters, layers)}
-    errors = {name: _stack_errors(name, weight, error, widths) for name, weight in weights.items()}
-    rows = ErrorRows(errors, diagonal=form is SensitivityForm.DIAGONAL)
+    errors, shifts = _stack_errors(weights, error, widths)
+    if shifts and settings and settings.method is GradientMethod.SINGLE:
+        raise ValueError(
+            "the errors add to biases, whose gradients the method single does not give: take batched"
+        )
+    rows = ErrorRows(errors, shifts, diagonal=form is SensitivityForm.DIAGONAL)
     image_pass = ImagePass(loss_fn, weights, [rows], settings)
     image_pass.run(batches, keeper and keeper(image_pass))
     terms, linear = _sorted(rows.rows.cpu().numpy(), image_pass.objectives, form)
@@ -116,13 +135,20 @@ def estimate_sensitivity(
     )
 
 
-def checked_error(error: ErrorFn, name: str, bits: int, like: Tensor) -> Tensor:
-    """Quantization error of a layer; ValueError unless it has the shape of `like`."""
-    values = error(name, bits).detach()
-    if values.shape != like.shape:
-        expected, found = tuple(like.shape), tuple(values.shape)
-        raise ValueError(f"error of layer {name!r} at {bits} bits has shape {found}, expected {expected}")
-    return values
+def checked_error(error: ErrorFn, name: str, bits: int, like: Tensor) -> LayerError:
+    """Quantization error of a layer; ValueError unless it fits a weight."""
+    found = error(name, bits)
+    found = LayerError(found) if isinstance(found, Tensor) else found
+    parts = [("error", found.weight, like.shape)]
+    if found.bias is not None:
+        parts.append(("shift of the bias", found.bias, like.shape[:1]))
+    for what, values, shape in parts:
+        if values.shape != shape:
+            raise ValueError(
+                f"{what} of layer {name!r} at {bits} bits has shape {tuple(values.shape)}, "
+                f"expected {tuple(shape)}"
+            )
+    return LayerError(*(values.detach().to(like) for _, values, _ in parts))
 
 
 def select_layers(known: Iterable[str], layers: Sequence[LayerInfo]) -> list[str]:
@@ -145,7 +171,15 @@ def _sorted(
     return {term: linear[a] * linear[b] for term, (a, b) in pairs.items()}, linear
 
 
-def _stack_errors(name: str, weight: Tensor, error: ErrorFn, widths: Sequence[int]) -> Tensor:
-    """Errors of one layer, `[W, numel]`."""
-    rows = [checked_error(error, name, bits, weight).to(weight).flatten() for bits in widths]
-    return torch.stack(rows)
+def _stack_errors(
+    weights: Mapping[str, Tensor], error: ErrorFn, widths: Sequence[int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Errors of the weights, `[W, numel]`, and shifts of the biases, `[W, C]`, where there are any."""
+    errors, shifts = {}, {}
+    for name, weight in weights.items():
+        found = [checked_error(error, name, bits, weight) for bits in widths]
+        errors[name] = torch.stack([part.weight.flatten() for part in found])
+        if any(part.bias is not None for part in found):
+            nothing = weight.detach().new_zeros(len(weight))
+            shifts[name] = torch.stack([nothing if part.bias is None else part.bias for part in found])
+    return errors, shifts

@@ -60,6 +60,11 @@ class Product:
             [False, True, False],
         )[1]  # fmt: skip
 
+    def bias_gradient(self, gradient: Tensor) -> Tensor:
+        """Of what came back, `[B, ...]`, the part of a bias: `[B, C]`, the sum over all positions."""
+        channels = -1 if self.geometry is None else 1
+        return gradient.movedim(channels, 1).flatten(2).sum(2) if gradient.dim() > 2 else gradient
+
 
 class WeightProducts(TorchFunctionMode):
     """Watches the products of some weights within a forward pass; `visit` differentiates.

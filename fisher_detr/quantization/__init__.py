@@ -22,6 +22,7 @@ from fisher_detr.quantization.fake_quantizer import (
     activation_quantizers,
     bypassed,
 )
+from fisher_detr.quantization.fisher_rounding import FisherRounding
 from fisher_detr.quantization.fold import fold_batch_norm, freeze_batch_norm
 from fisher_detr.quantization.histogram import Histogram
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantConv2d, QuantizedLayer, QuantLinear
@@ -49,13 +50,7 @@ from fisher_detr.quantization.primitives import (
     quantize,
 )
 from fisher_detr.quantization.ranges import RangeMethod
-from fisher_detr.quantization.rounding import (
-    FisherRounding,
-    RoundingMethod,
-    quantization_error,
-    round_against_fisher,
-    round_weights,
-)
+from fisher_detr.quantization.rounding import RoundingMethod, quantization_error, round_weights
 from fisher_detr.quantization.scale_training import (
     RangeFollower,
     ScaleTraining,
@@ -70,6 +65,7 @@ from fisher_detr.quantization.scale_training import (
 from fisher_detr.quantization.scales import weight_scale
 from fisher_detr.quantization.selection import (
     is_at_or_below,
+    layer_biases,
     layer_infos,
     quantizable_layers,
     quantized_layers,

@@ -4,6 +4,7 @@ Names, order and grouping are decided here alone, so that Fisher information, al
 them.
 """
 
+import collections
 import dataclasses
 import difflib
 from collections.abc import Sequence
@@ -86,6 +87,19 @@ def quantizable_layers(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """The layers that are quantized by now, by name, each weight once."""
     return {name: m for name, m in quantizable_layers(model).items() if isinstance(m, QuantizedLayer)}
+
+
+def layer_biases(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Parameter]:
+    """The biases that belong to one layer alone, by the name of that layer.
+
+    Args:
+        model: float or already quantized.
+        skip: module paths that stay in full precision.
+    """
+    groups = [group for group in weight_groups(model, skip) if not group.reason]
+    users = collections.Counter(id(owner.bias) for group in groups for owner in group.owners)
+    alone = {group.layer_name: group.owners[0].bias for group in groups if len(group.owners) == 1}
+    return {name: bias for name, bias in alone.items() if bias is not None and users[id(bias)] == 1}
 
 
 def layer_infos(

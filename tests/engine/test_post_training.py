@@ -16,7 +16,7 @@ from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
 from fisher_detr.modeling import critical_losses
 from fisher_detr.modeling.targets import targets_of
-from fisher_detr.quantization import quantization_error, quantized_layers
+from fisher_detr.quantization import layer_biases, quantization_error, quantized_layers
 from fisher_detr.structures import Arm, BitAllocation, Objective, ScaleMethod, SensitivityTable
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
@@ -154,7 +154,7 @@ def test_a_stored_table_is_held_to_the_candidate_widths(quantizer):
     assert set(quantizer.allocate(Arm.FISHER_CRITICAL, 4.0).bits.values()) == {2, 8}
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "fisher"])
+@pytest.mark.parametrize("rounding", ["nearest", "fisher_weights", "fisher"])
 def test_errors_of_the_plan_are_those_of_the_quantized_model(cfg, model, rounding):
     """The sensitivities were of the errors that the model then has, to the last bit."""
     cfg = cfg.clone()
@@ -164,14 +164,18 @@ def test_errors_of_the_plan_are_those_of_the_quantized_model(cfg, model, roundin
     plan = quantizer.allocate(arm, 4.0)
     layers = quantized_layers(quantizer.quantize(plan, arm).model)
     error = quantizer.error_fn(arm)
-    differing = []
+    differing, biases = [], layer_biases(quantizer.model)
     for name, layer in layers.items():
         weight = quantizer.weights[name]
         found = layer.weight_quantizer(layer.weight).detach()
-        assert torch.equal(found - weight, error(name, plan.bits[name]))
+        expected = error(name, plan.bits[name])
+        assert torch.equal(found - weight, expected.weight)
+        assert (expected.bias is not None) == (rounding == "fisher" and name in biases)
+        if expected.bias is not None:
+            assert torch.equal(layer.bias, biases[name] + expected.bias)
         nearest = layer.weight_quantizer(weight).detach()
         differing.append(not torch.equal(found, nearest))
-    assert any(differing) == (rounding == "fisher")
+    assert any(differing) == (rounding != "nearest")
 
 
 def test_a_table_of_another_question_is_refused(quantizer):

@@ -132,3 +132,22 @@ def test_nothing_came_back():
 def test_shapes_that_do_not_belong_together(x, gradient, shape, geometry):
     with pytest.raises(ValueError, match=r"do not belong to a weight of shape"):
         input_moment(x, gradient, shape, geometry)
+
+
+@pytest.mark.parametrize("geometry", [None, (2, 1, 1, 2)])
+def test_the_bias_is_one_more_input(geometry):
+    """By autograd, with a copy of the bias for every position too."""
+    x, weight = (values(7, 4), values(6, 4)) if geometry is None else (values(2, 4, 7, 9), values(6, 2, 3, 3))
+    output = F.linear(x, weight) if geometry is None else F.conv2d(x, weight, None, *geometry)
+    output.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(output), output)
+    groups = 1 if geometry is None else 2
+    found = input_moment(x, gradient, weight.shape, geometry, with_bias=True)
+    assert found.shape == (groups, weight[0].numel() + 1, weight[0].numel() + 1)
+    torch.testing.assert_close(found[:, :-1, :-1], input_moment(x, gradient, weight.shape, geometry))
+    flat = gradient if geometry is None else gradient.flatten(2).movedim(1, 2).flatten(0, 1)  # [T, C]
+    of_copies = flat[..., None]
+    torch.testing.assert_close(found[:, -1:, -1:], from_copies(of_copies, groups))
+    if geometry is None:
+        wider = torch.cat([x, torch.ones(7, 1, dtype=x.dtype)], dim=1)
+        torch.testing.assert_close(found, input_moment(wider, gradient, (6, 5)))

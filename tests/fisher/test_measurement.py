@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fisher_detr.fisher import estimate_sensitivity, evaluate_losses, measure_loss_changes
+from fisher_detr.fisher import LayerError, estimate_sensitivity, evaluate_losses, measure_loss_changes
 from fisher_detr.structures import Combination, LayerInfo, Objective, SensitivityForm, SensitivityTable
 
 WIDTHS = (2, 3, 8)
@@ -61,6 +61,30 @@ def test_equals_a_plain_loop_on_copies(toy):
         np.testing.assert_allclose(found.standard_errors[objective], errors, rtol=0, atol=1e-14)
         assert not found.changes[objective][:, 3].any()  # the unused layer
     assert_untouched(toy, before)
+
+
+def test_biases_change_too_and_are_restored(toy):
+    def error(name, bits):
+        weight = toy.error(name, bits)
+        return weight if name == "head" else LayerError(weight, weight.flatten(1).sum(dim=1) + 0.1)
+
+    biases = {name: getattr(toy.model, name).bias for name in toy.parameters}
+    before = {name: bias.detach().clone() for name, bias in biases.items()}
+    found, without = measure(toy, error=error, biases=biases), measure(toy)
+    for name, bias in biases.items():
+        assert torch.equal(bias, before[name])
+    other = copy.deepcopy(toy)
+    part = error("conv", 3)
+    other.model.conv.weight.data += part.weight
+    other.model.conv.bias.data += part.bias
+    for objective in toy.objectives:
+        expected = [
+            other.loss_alone(s)[objective].item() - toy.loss_alone(s)[objective].item() for s in toy.samples
+        ]
+        np.testing.assert_allclose(found.changes[objective][:, 0, 1], expected, rtol=0, atol=1e-14)
+        np.testing.assert_array_equal(found.changes[objective][:, 2], without.changes[objective][:, 2])
+    with pytest.raises(ValueError, match="layer 'conv' adds to its bias: name it in biases"):
+        measure(toy, error=error)
 
 
 def test_does_not_depend_on_batches_or_on_the_order_of_layers(toy):

@@ -51,7 +51,7 @@ def naive(toy, gradient_of):
     ids=["one objective", "sum", "square of sum"],
 )
 def test_equals_one_image_at_a_time(toy, factors, gradient_of):
-    found = estimate_input_moments(toy.loss, toy.parameters, toy.batches, factors, QUIET)
+    found = estimate_input_moments(toy.loss, toy.parameters, toy.batches, factors, settings=QUIET)
     for name, expected in naive(toy, gradient_of).items():
         assert found[name].dtype == torch.float64
         torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-18)
@@ -66,7 +66,7 @@ def test_equals_one_image_at_a_time(toy, factors, gradient_of):
 
 def test_a_layer_that_runs_twice_has_the_sum_of_both(toy):
     """By hand: `h2 = W tanh(W h)`; the inputs of the two products are h and tanh(W h)."""
-    found = estimate_input_moments(toy.loss, toy.parameters, toy.batches, ALONE, QUIET)["twice"]
+    found = estimate_input_moments(toy.loss, toy.parameters, toy.batches, ALONE, settings=QUIET)["twice"]
     total = 0
     for image, label in toy.samples:
         first_in = F.relu(toy.model.conv(image)).mean(dim=(-2, -1)).detach()
@@ -88,8 +88,8 @@ def test_broken_images_do_not_count(toy):
 
     rest = [toy.samples[:3], [toy.samples[3], toy.samples[5]], toy.samples[6:]]
     settings = PassSettings(skip_broken=True, progress=False)
-    found = estimate_input_moments(loss_fn, toy.parameters, toy.batches, SUM, settings)
-    expected = estimate_input_moments(toy.loss, toy.parameters, rest, SUM, QUIET)
+    found = estimate_input_moments(loss_fn, toy.parameters, toy.batches, SUM, settings=settings)
+    expected = estimate_input_moments(toy.loss, toy.parameters, rest, SUM, settings=QUIET)
     for name, moment in expected.items():
         torch.testing.assert_close(found[name], moment, rtol=1e-10, atol=1e-18)
 
@@ -104,14 +104,34 @@ def test_goes_on_where_it_was_cut_off(toy, tmp_path):
         return toy.loss(batch)
 
     with pytest.raises(KeyboardInterrupt):
-        estimate_input_moments(killed, toy.parameters, toy.batches, SUM, QUIET, keeper)
-    found = estimate_input_moments(toy.loss, toy.parameters, toy.batches, SUM, QUIET, keeper)
-    expected = estimate_input_moments(toy.loss, toy.parameters, toy.batches, SUM, QUIET)
+        estimate_input_moments(killed, toy.parameters, toy.batches, SUM, settings=QUIET, keeper=keeper)
+    found = estimate_input_moments(toy.loss, toy.parameters, toy.batches, SUM, settings=QUIET, keeper=keeper)
+    expected = estimate_input_moments(toy.loss, toy.parameters, toy.batches, SUM, settings=QUIET)
     assert all(torch.equal(found[name], moment) for name, moment in expected.items())
 
 
 def test_single_knows_no_inputs(toy):
     with pytest.raises(ValueError, match="not known to the method single: take batched"):
         estimate_input_moments(
-            toy.loss, toy.parameters, toy.batches, SUM, PassSettings(GradientMethod.SINGLE)
+            toy.loss, toy.parameters, toy.batches, SUM, settings=PassSettings(GradientMethod.SINGLE)
         )
+
+
+def test_biases_of_some_layers(toy):
+    found = estimate_input_moments(toy.loss, toy.parameters, toy.batches, SUM, ["head", "conv"], QUIET)
+    without = estimate_input_moments(toy.loss, toy.parameters, toy.batches, SUM, settings=QUIET)
+    shapes = {name: tuple(moment.shape) for name, moment in found.items()}
+    assert shapes == {"conv": (1, 19, 19), "twice": (1, 4, 4), "head": (1, 5, 5), "unused": (1, 4, 4)}
+    for name, moment in without.items():
+        torch.testing.assert_close(found[name][:, : moment.shape[1], : moment.shape[1]], moment)
+    total = 0  # `|g|^2` of the head's output, which is what its bias multiplies
+    for image, label in toy.samples:
+        output = toy.model(image).detach().requires_grad_()
+        losses = [
+            F.cross_entropy(output, label),
+            F.binary_cross_entropy_with_logits(output[0], (label == 0).double()),
+        ]
+        for factor, loss in zip((1.5, 0.5), losses, strict=True):
+            (gradient,) = torch.autograd.grad(loss, output, retain_graph=True)
+            total += factor * gradient.square().sum()
+    torch.testing.assert_close(found["head"][0, -1, -1], total / len(toy.samples))

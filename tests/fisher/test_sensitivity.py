@@ -4,7 +4,13 @@ import torch
 from curvlinops import EFLinearOperator
 from torch import nn
 
-from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher, estimate_sensitivity
+from fisher_detr.fisher import (
+    GradientMethod,
+    LayerError,
+    PassSettings,
+    estimate_fisher,
+    estimate_sensitivity,
+)
 from fisher_detr.structures import LayerInfo, SensitivityForm, SensitivityTable
 from tests.oracles.naive_fisher import fisher_matrix, image_gradients
 
@@ -54,6 +60,73 @@ def test_equals_a_naive_loop(toy, form, settings):
                 assert table.terms[term][row, column] == pytest.approx(values.mean(), rel=1e-9, abs=1e-18)
                 expected = pytest.approx(values.std(ddof=1) / np.sqrt(8), rel=1e-9, abs=1e-18)
                 assert table.standard_errors[term][row, column] == expected
+
+
+def with_shifts(toy):
+    """The error of every layer but one adds to the bias as well."""
+
+    def error(name, bits):
+        weight = toy.error(name, bits)
+        return weight if name == "head" else LayerError(weight, weight.flatten(1).sum(dim=1) + 0.1)
+
+    return error
+
+
+def test_what_is_added_to_biases_counts_in_the_block_form(toy):
+    """`(g_w'd + g_b'e)^2` of every image, by autograd; the layer "twice" runs twice."""
+    error = with_shifts(toy)
+    found = estimate_sensitivity(
+        toy.loss, toy.parameters, toy.batches, error, toy.layers, WIDTHS, settings=QUIET
+    )
+    for row, layer in enumerate(toy.layers):
+        module = getattr(toy.model, layer.name)
+        for column, bits in enumerate(WIDTHS):
+            part = error(layer.name, bits)
+            parts = (part, torch.zeros(3)) if layer.name == "head" else (part.weight, part.bias)
+            for image, sample in enumerate(toy.samples):
+                for objective, loss in toy.loss_alone(sample).items():
+                    gradients = torch.autograd.grad(
+                        loss, (module.weight, module.bias), allow_unused=True, retain_graph=True
+                    )
+                    expected = sum(
+                        (g * e).sum().item() for g, e in zip(gradients, parts, strict=True) if g is not None
+                    )
+                    assert found.image_linear[objective][image, row, column] == pytest.approx(
+                        expected, rel=1e-9, abs=1e-16
+                    )
+    diagonal = estimate_sensitivity(
+        toy.loss, toy.parameters, toy.batches, error, toy.layers, WIDTHS, DIAGONAL, QUIET
+    )
+    without = estimate(toy, form=DIAGONAL)
+    for term, values in without.image_terms.items():
+        np.testing.assert_array_equal(diagonal.image_terms[term], values)
+
+
+def test_broken_images_have_no_row_for_their_biases(toy):
+    def loss(batch):
+        losses = toy.loss(batch)
+        broken = torch.tensor([sample[0] is toy.samples[4][0] for sample in batch])
+        return losses | {"critical": torch.where(broken, float("nan"), losses["critical"])}
+
+    settings = PassSettings(skip_broken=True, progress=False)
+    arguments = toy.parameters, toy.batches, with_shifts(toy), toy.layers, WIDTHS
+    found = estimate_sensitivity(loss, *arguments, settings=settings)
+    whole = estimate_sensitivity(toy.loss, *arguments, settings=QUIET)
+    kept = [0, 1, 2, 3, 5, 6, 7]
+    for objective, values in whole.image_linear.items():
+        np.testing.assert_allclose(found.image_linear[objective], values[kept], rtol=1e-12, atol=1e-18)
+
+
+def test_refuses_what_does_not_fit_biases(toy):
+    def estimate_with(error, settings=QUIET):
+        estimate_sensitivity(
+            toy.loss, toy.parameters, toy.batches, error, toy.layers, WIDTHS, settings=settings
+        )
+
+    with pytest.raises(ValueError, match="the method single does not give: take batched"):
+        estimate_with(with_shifts(toy), SINGLE)
+    with pytest.raises(ValueError, match=r"shift of the bias of layer 'conv' at 2 bits has shape \(3,\)"):
+        estimate_with(lambda name, bits: LayerError(toy.error(name, bits), torch.zeros(3)))
 
 
 @pytest.mark.parametrize("form", [BLOCK, DIAGONAL])

@@ -1,178 +1,20 @@
-"""Rounding against the Fisher: by OBQ's own loop and by brute force, and that quantizers keep its values."""
+"""Models whose weights are rounded against the Fisher: what they multiply with, and what is missing."""
 
-import numpy as np
 import pytest
 import torch
 
 from fisher_detr.quantization import (
-    fake_quantize,
+    FisherRounding,
+    layer_biases,
     pack_weights,
+    quantization_error,
     quantize_model,
     quantized_layers,
-    round_against_fisher,
     round_weights,
-    weight_scale,
 )
-from fisher_detr.quantization import rounding as rounding_module
-from fisher_detr.structures import QuantSpec, ScaleMethod
-from tests.oracles import naive_rounding
+from fisher_detr.structures import ScaleMethod
 from tests.quantization.models import images, toy_detector
-
-
-def values(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def correlated(num_inputs, groups=1, seed=1):
-    """Second moments of inputs that share a few causes."""
-    causes = values(groups, num_inputs, 2, seed=seed)
-    return causes @ causes.mT + 0.05 * torch.diag_embed(values(groups, num_inputs, seed=seed + 1).exp())
-
-
-def scaled(weight, spec):
-    return weight_scale(weight, spec, ScaleMethod.MSE)
-
-
-def forms(rounded, weight, moment):
-    """`d'Hd` of every row, of one group."""
-    errors = (rounded - weight).flatten(1)
-    return torch.einsum("ck,kl,cl->c", errors, moment, errors)
-
-
-def by_obq(weight, scale, spec, matrix, order):
-    """Every row by the naive loop."""
-    rows = zip(weight.numpy(), scale.expand(len(weight)).tolist(), strict=True)
-    found = [naive_rounding.obq_row(row, step, spec.qmax, matrix, order) for row, step in rows]
-    return torch.from_numpy(np.stack(found))
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize("descending", [True, False])
-@pytest.mark.parametrize("block", [1, 5, 128])
-def test_equals_obq(monkeypatch, bits, per_channel, descending, block):
-    monkeypatch.setattr(rounding_module, "_BLOCK", block)
-    spec, weight, moment = QuantSpec(bits, per_channel=per_channel), values(6, 17), correlated(17)[0]
-    scale = scaled(weight, spec)
-    found = round_against_fisher(weight, scale, spec, moment, damping=0.01, descending=descending)
-    matrix = naive_rounding.damped(moment.numpy(), 0.01)
-    order = np.argsort(-np.diag(matrix)) if descending else np.arange(17)
-    expected = by_obq(weight, scale, spec, matrix, order)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(found, fake_quantize(weight, scale, spec))
-
-
-def test_against_all_roundings():
-    """Between nearest and the best there is, and nearer to the best."""
-    spec, rows = QuantSpec(3), []
-    for seed in range(20):
-        weight, moment = values(1, 5, seed=seed), correlated(5, seed=100 + seed)[0]
-        scale = scaled(weight, spec)
-        rounded = round_against_fisher(weight, scale, spec, moment, damping=0)
-        brute = naive_rounding.best_row(weight[0].numpy(), scale.item(), spec.qmax, moment.numpy())
-        candidates = fake_quantize(weight, scale, spec), rounded, torch.from_numpy(brute)[None]
-        rows.append([forms(candidate, weight, moment).item() for candidate in candidates])
-    nearest, found, best = np.array(rows).T  # [20] each
-    assert (found >= best - 1e-12).all() and (nearest >= best - 1e-12).all()
-    assert (found < nearest).sum() >= 2 * (found > nearest).sum()
-    assert found.sum() - best.sum() < 0.1 * (nearest.sum() - best.sum())
-
-
-@pytest.mark.parametrize("bits", [2, 3])
-def test_without_correlations_nearest_is_best(bits):
-    spec, weight, moment = QuantSpec(bits), values(3, 4), torch.diag(values(4, seed=2).exp())
-    scale = scaled(weight, spec)
-    found = round_against_fisher(weight, scale, spec, moment)
-    assert torch.equal(found, fake_quantize(weight, scale, spec))
-    for row, s, values_ in zip(weight.numpy(), scale.tolist(), found.numpy(), strict=True):
-        assert np.allclose(values_, naive_rounding.best_row(row, s, spec.qmax, moment.numpy()))
-
-
-def test_one_input_is_rounded_to_nearest():
-    spec, weight = QuantSpec(3), values(8, 1, 1, 1)
-    scale = torch.full((8,), 0.3, dtype=torch.float64)
-    found = round_against_fisher(weight, scale, spec, torch.tensor([[[2.5]]]))
-    assert torch.equal(found, fake_quantize(weight, scale, spec))
-
-
-def test_two_inputs_by_hand():
-    """Equal inputs, weights 0.4 and 0.4, steps of 1: to nearest both become 0, and the sum misses by 0.8.
-
-    Here the first becomes 0, and the second, `0.4 + 0.4` with what the first left, 1: the sum misses by 0.2.
-    """
-    weight, scale, spec = torch.tensor([[0.4, 0.4]]), torch.ones(1), QuantSpec(3)
-    assert round_against_fisher(weight, scale, spec, torch.ones(2, 2)).tolist() == [[0.0, 1.0]]
-    assert round_against_fisher(weight, scale, spec, torch.ones(2, 2), damping=1e6).tolist() == [[0.0, 0.0]]
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("scale_dtype", [torch.float32, torch.float64])
-def test_its_quantizer_keeps_it(bits, per_channel, dtype, scale_dtype):
-    spec, weight = QuantSpec(bits, per_channel=per_channel), values(16, 5, 3, 3).to(dtype)
-    scale = (scaled(weight.double(), spec) * 0.731).to(scale_dtype)
-    found = round_against_fisher(weight, scale, spec, correlated(45))
-    again = fake_quantize(found, scale, spec)
-    assert found.dtype == dtype and found.shape == weight.shape
-    assert torch.equal(again, found) and torch.equal(again.signbit(), found.signbit())
-    levels = found.double() / scale.double().view(-1, *[1] * (3 if per_channel else 0))
-    assert levels.abs().max() <= spec.qmax * 1.01
-    assert (levels - levels.round()).abs().max() < (1e-4 if dtype.itemsize > 2 else 0.5)
-
-
-def test_groups_are_weights_of_their_own():
-    spec, weight, moments = QuantSpec(3), values(6, 2, 3, 3), correlated(18, groups=3)
-    scale = scaled(weight, spec)
-    found = round_against_fisher(weight, scale, spec, moments)
-    parts = [
-        round_against_fisher(weight[2 * g : 2 * g + 2], scale[2 * g : 2 * g + 2], spec, moments[g])
-        for g in range(3)
-    ]
-    assert torch.equal(found, torch.cat(parts))
-
-
-@pytest.mark.parametrize("damping", [0.0, 0.01])
-def test_inputs_that_are_always_zero_take_no_part(damping):
-    spec, weight, moment = QuantSpec(3), values(4, 9), correlated(9)[0]
-    alive = torch.tensor([0, 1, 3, 4, 5, 7, 8])
-    dead = torch.tensor([2, 6])
-    scale = scaled(weight, spec)
-    moment[dead], moment[:, dead] = 0, 0
-    found = round_against_fisher(weight, scale, spec, moment, damping=damping)
-    assert torch.equal(found[:, dead], fake_quantize(weight, scale, spec)[:, dead])
-    # The mean of the diagonal is over all nine.
-    without = round_against_fisher(
-        weight[:, alive], scale, spec, moment[alive][:, alive], damping=damping * 7 / 9
-    )
-    assert torch.equal(found[:, alive], without)
-    nothing = round_against_fisher(weight, scale, spec, torch.zeros(9, 9), damping=damping)
-    assert torch.equal(nothing, fake_quantize(weight, scale, spec))
-
-
-def test_the_scale_of_the_moment_is_irrelevant():
-    spec, weight, moment = QuantSpec(3), values(4, 9).float(), correlated(9)[0]
-    scale = scaled(weight, spec)
-    found = round_against_fisher(weight, scale, spec, moment)
-    for factor in (1e-30, 1e20):
-        assert torch.equal(round_against_fisher(weight, scale, spec, moment * factor), found)
-
-
-@pytest.mark.parametrize(
-    ("moment", "options", "message"),
-    [
-        (torch.eye(8), {}, r"moment of shape \(8, 8\) for a weight of shape \(4, 9\): expected \[9, 9\]"),
-        (torch.eye(9).expand(3, 9, 9), {}, "one for each of its groups"),
-        (torch.eye(9) * torch.nan, {}, "non-finite"),
-        (-torch.eye(9), {}, "negative diagonal"),
-        (2 * torch.ones(9, 9) - torch.eye(9), {}, "not positive definite"),
-        (torch.eye(9), {"damping": -1.0}, "damping -1.0: expected"),
-    ],
-)
-def test_mistakes(moment, options, message):
-    spec, weight = QuantSpec(3), values(4, 9)
-    with pytest.raises(ValueError, match=message):
-        round_against_fisher(weight, scaled(weight, spec), spec, moment, **options)
+from tests.quantization.test_fisher_rounding import correlated, round_against_fisher, with_bias
 
 
 def moments_of(layers, seed=3):
@@ -208,3 +50,41 @@ def test_layers_that_lack_something_are_named():
         round_weights(model, {other: moments[other] for other in others})
     with pytest.raises(ValueError, match=f"{name}: moment of shape"):
         round_weights(model, moments | {name: torch.eye(2)})
+
+
+def test_biases_and_scales_go_with_it():
+    """As the errors say that plans are made from."""
+    model, plain = toy_detector(), toy_detector()
+    quantize_model(model, bits=3, scale=ScaleMethod.MSE)
+    biases = layer_biases(plain)
+    assert biases and biases.keys() != quantized_layers(model).keys()  # some have none
+    moments = {
+        name: (with_bias if name in biases else correlated)(layer.weight[0].numel())
+        for name, layer in quantized_layers(model).items()
+    }
+    round_weights(model, moments, search_scales=True)
+    for name, layer in quantized_layers(model).items():
+        weight = plain.get_submodule(name).weight
+        rounding = FisherRounding(weight, moments[name])
+        error = quantization_error(weight, 3, ScaleMethod.FISHER, rounding=rounding)
+        torch.testing.assert_close(layer.weight_quantizer(layer.weight), weight + error)
+        if name in biases:
+            torch.testing.assert_close(layer.bias, biases[name] + rounding.bias_shift(error))
+            assert not torch.equal(layer.bias, biases[name])
+
+
+def test_a_bias_must_be_the_layers_own():
+    model = toy_detector()
+    quantize_model(model, bits=3)
+    layers, biases = quantized_layers(model), layer_biases(model)
+    name = next(name for name in layers if name not in biases)
+    moments = moments_of(layers) | {name: with_bias(layers[name].weight[0].numel())}
+    with pytest.raises(ValueError, match=f"{name}: the moment has a bias, and the layer has none of its own"):
+        round_weights(model, moments)
+
+
+def test_shared_biases_belong_to_no_layer():
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(3)))
+    model[1].bias = model[0].bias
+    assert list(layer_biases(model)) == ["2"]
+    assert not layer_biases(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)))

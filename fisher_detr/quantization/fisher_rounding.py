@@ -1,0 +1,211 @@
+"""Rounding of one weight against the Fisher information: the errors of a channel make up for each other.
+
+The loss grows by `d'Hd` for every output channel, where `d` are the errors of its K weights and H says how
+they interact (`input_moment`). With `H = R R'`, R upper triangular,
+
+    d'Hd = sum_j R_jj^2 (d_j + sum_{i<j} d_i R_ij / R_jj)^2.
+
+Column after column, the term of column j is least where its weight is rounded to the level nearest to
+`w_j - sum_{i<j} d_i R_ij / R_jj`: the errors made so far are passed on. The same levels as those of Optimal
+Brain Compression (arXiv 2208.11580) in a fixed order, and of GPTQ (arXiv 2210.17323), which update the later
+weights by rows of the inverse of H. With a diagonal H it is rounding to nearest.
+
+A bias is one more input that is always 1, and comes last: not rounded, it makes its term 0. What all weights
+of a channel do to its mean output is then taken back, by what the Fisher information holds for the mean.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fisher_detr.quantization.primitives import fake_quantize
+from fisher_detr.structures import QuantSpec
+
+DAMPING = 0.01  # GPTQ's, section 3.3
+# Candidate scales, times the one of least squared error.
+FACTORS = (1.0, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4)
+_BLOCK = 128  # columns whose errors are passed on by one product
+_AT_ONCE = 2**24  # values that are rounded at once: 128 MiB in float64
+# H is summed in float32: of its diagonal what is less than this part may be rounding.
+_FLOAT32 = 1e-5
+
+
+class FisherRounding:
+    """Rounds one weight at any width and scale; what depends on H alone is computed once.
+
+    C are the output channels, K the inputs of each, G the groups. Computed in float64. An input that is
+    always zero (its diagonal of H is 0) is rounded to nearest.
+    """
+
+    @torch.no_grad()
+    def __init__(self, weight: Tensor, moment: Tensor, damping: float = DAMPING, descending: bool = True):
+        """Prepare.
+
+        Args:
+            weight: `[C, ...]` with K values behind each channel.
+            moment: H, `[G, K, K]` or `[K, K]`, positive semidefinite; its overall factor is irrelevant. With
+                a last input more, K + 1, which is that of the bias.
+            damping: this part of the mean of H's diagonal, without what a bias takes of it, is added to it: 0
+                trusts H entirely, much rounds to nearest.
+            descending: round the columns with the largest diagonal of H first, while many others can still
+                make up for their errors; otherwise in their own order.
+
+        Raises:
+            ValueError: H does not fit the weight or is not finite, or is not positive definite even damped.
+        """
+        moment = _checked_moment(moment, weight)
+        columns = weight.detach().double().reshape(len(moment), len(weight) // len(moment), -1).mT
+        damped, diagonal = _damped(moment, columns.shape[1], damping)
+        self._order = _order(diagonal, descending)  # [G, K]
+        self._columns = _take(columns, self._order)  # [G, K, C / G]
+        whole = torch.cat([self._order, *_positions(moment, columns.shape[1])], dim=1)
+        self._mixing, self._pivots = _factorized(_take(_take(damped, whole).mT, whole))
+        self._weight = weight
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the bias makes up for what the weights cannot."""
+        return self._mixing.shape[-1] > self._columns.shape[1]
+
+    @torch.no_grad()
+    def round(self, scale: Tensor, spec: QuantSpec) -> Tensor:
+        """The rounded weight.
+
+        Args:
+            scale: `[C]` when `spec.per_channel`, else `[1]`; positive.
+            spec: symmetric; width and range.
+
+        Returns:
+            Tensor: `level * scale`, of the shape and dtype of the weight: what `fake_quantize` returns
+            unchanged.
+        """
+        values, _ = self._round_columns(self._columns, scale, spec)
+        values = torch.empty_like(values).scatter_(1, self._order[..., None].expand_as(values), values)
+        # Once more from the values themselves, which stay: in half precision and with other scales too.
+        rounded = values.mT.reshape(self._weight.shape).to(self._weight.dtype)
+        return fake_quantize(rounded, scale, spec)
+
+    @torch.no_grad()
+    def search_scale(self, scale: Tensor, spec: QuantSpec) -> Tensor:
+        """The scale with which rounding leaves the least `d'Hd`, among some around a first one.
+
+        Args:
+            scale: the first one, as for `round`.
+            spec: as for `round`.
+
+        Returns:
+            Tensor: of the shape and dtype of `scale`; the first one where none is better.
+        """
+        candidates = torch.stack([scale * factor for factor in FACTORS])  # [S, C or 1]
+        losses = torch.cat(list(self._losses(candidates, spec)))  # [S, C]
+        if not spec.per_channel:
+            losses = losses.sum(dim=1, keepdim=True)
+        return candidates.gather(0, losses.argmin(dim=0, keepdim=True))[0]
+
+    @torch.no_grad()
+    def bias_shift(self, error: Tensor) -> Tensor | None:
+        """What to add to the bias beside an error of the weight, `[C]` in its dtype; None: has no bias."""
+        if not self.has_bias:
+            return None
+        errors = _take(error.double().reshape(*self._columns.mT.shape).mT, self._order)
+        means = self._mixing[:, : errors.shape[1], -1:]  # [G, K, 1]: of what the inputs are
+        return -(errors * means).sum(dim=1).reshape(-1).to(error.dtype)
+
+    def _losses(self, candidates: Tensor, spec: QuantSpec) -> Iterator[Tensor]:
+        """`d'Hd` of every channel, `[S, C]` of the S scales in parts."""
+        groups, num_inputs, channels = self._columns.shape
+        for scales in candidates.split(max(1, _AT_ONCE // self._columns.numel())):
+            columns = self._columns.repeat(1, 1, len(scales))  # [G, K, S C / G]
+            expanded = scales.expand(-1, groups * channels).unflatten(1, (groups, channels))  # [S, G, C / G]
+            flat = expanded.transpose(0, 1).reshape(-1)
+            _, losses = self._round_columns(columns, flat, QuantSpec(spec.bits))
+            yield losses.unflatten(1, (len(scales), channels)).transpose(0, 1).flatten(1)
+
+    def _round_columns(self, columns: Tensor, scale: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+        """Round the columns `[G, K, N]` one after the other; and `d'Hd` of each row, `[G, N]`."""
+        values, errors = torch.empty_like(columns), torch.empty_like(columns)
+        losses = columns.new_zeros(columns.shape[0], columns.shape[2])
+        for start in range(0, columns.shape[1], _BLOCK):
+            stop = min(start + _BLOCK, columns.shape[1])
+            passed = self._mixing[:, :start, start:stop].mT @ errors[:, :start]  # [G, block, N]
+            for j in range(start, stop):
+                within = self._mixing[:, None, start:j, j] @ errors[:, start:j]  # [G, 1, N]
+                wanted = columns[:, j] - passed[:, j - start] - within[:, 0]
+                values[:, j] = _nearest(wanted, self._weight.dtype, scale, spec)
+                errors[:, j] = values[:, j] - columns[:, j]
+                losses += self._pivots[:, j, None] * (values[:, j] - wanted).square_()
+        return values, losses
+
+
+def _checked_moment(moment: Tensor, weight: Tensor) -> Tensor:
+    """H `[G, K, K]` or `[G, K + 1, K + 1]` in float64."""
+    inputs = weight[0].numel()
+    stacked = moment if moment.dim() == 3 else moment[None]
+    if stacked.shape[1:] not in ((inputs, inputs), (inputs + 1, inputs + 1)) or len(weight) % len(stacked):
+        raise ValueError(
+            f"moment of shape {tuple(moment.shape)} for a weight of shape {tuple(weight.shape)}: expected "
+            f"[{inputs}, {inputs}] or with a bias one more, or such a matrix for each of its groups"
+        )
+    if not torch.isfinite(stacked).all() or (stacked.diagonal(dim1=1, dim2=2) < 0).any():
+        raise ValueError("moment has non-finite values or a negative diagonal: expected sums of x x'")
+    return stacked.detach().to(weight.device, torch.float64)
+
+
+def _damped(moment: Tensor, num_inputs: int, damping: float) -> tuple[Tensor, Tensor]:
+    """With a positive diagonal, and the diagonal of the K weights without what a bias takes of it.
+
+    An input that is always zero has no part in any sum.
+    """
+    if not 0.0 <= damping < math.inf:
+        raise ValueError(f"damping {damping}: expected a finite number that is not negative")
+    diagonal = moment.diagonal(dim1=1, dim2=2)
+    inputs = diagonal[:, :num_inputs]  # [G, K]
+    added = torch.where(diagonal > 0, 0.0, _mean_or_one(inputs))
+    if num_inputs < diagonal.shape[1]:
+        bias = torch.where(diagonal[:, -1:] > 0, diagonal[:, -1:], 1.0)
+        centred = (inputs - moment[:, :num_inputs, -1].square() / bias).clamp_min(0.0)
+        added[:, :num_inputs] += _FLOAT32 * _mean_or_one(inputs)
+        inputs = centred
+    added[:, :num_inputs] += damping * _mean_or_one(inputs)
+    return moment + torch.diag_embed(added), inputs
+
+
+def _mean_or_one(diagonal: Tensor) -> Tensor:
+    mean = diagonal.mean(dim=1, keepdim=True)
+    return torch.where(mean > 0, mean, 1.0)
+
+
+def _positions(moment: Tensor, num_inputs: int) -> list[Tensor]:
+    """Of the bias, `[G, 1]`, where there is one."""
+    return [
+        torch.full((len(moment), 1), i, device=moment.device) for i in range(num_inputs, moment.shape[-1])
+    ]
+
+
+def _order(diagonal: Tensor, descending: bool) -> Tensor:
+    """Which column comes when, `[G, K]`."""
+    if descending:
+        return diagonal.argsort(dim=1, descending=True, stable=True)
+    return torch.arange(diagonal.shape[1], device=diagonal.device).expand(diagonal.shape)
+
+
+def _take(columns: Tensor, order: Tensor) -> Tensor:
+    return columns.gather(1, order[..., None].expand(*order.shape, columns.shape[-1]))
+
+
+def _factorized(moment: Tensor) -> tuple[Tensor, Tensor]:
+    """`R_ij / R_jj` `[G, K, K]` and `R_jj^2` `[G, K]` of `H = R R'`, R upper triangular."""
+    lower, failed = torch.linalg.cholesky_ex(moment.flip(1, 2))
+    if failed.any():
+        raise ValueError("the damped moment is not positive definite: expected sums of x x', or more damping")
+    upper = lower.flip(1, 2)
+    pivots = upper.diagonal(dim1=1, dim2=2)
+    return upper / pivots[:, None, :], pivots.square()
+
+
+def _nearest(column: Tensor, dtype: torch.dtype, scale: Tensor, spec: QuantSpec) -> Tensor:
+    """As the weight's quantizer rounds, in its precision: `[G, N]`."""
+    precision = torch.promote_types(dtype, torch.float32)
+    return fake_quantize(column.reshape(-1).to(precision), scale, spec).view_as(column)
