@@ -28,8 +28,9 @@ DAMPING = 0.01  # GPTQ's, section 3.3
 FACTORS = (1.0, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4)
 _BLOCK = 128  # columns whose errors are passed on by one product
 _AT_ONCE = 2**24  # values that are rounded at once: 128 MiB in float64
-# H is summed in float32: of its diagonal what is less than this part may be rounding.
-_FLOAT32 = 1e-5
+# H is a sum of products in float32: what is less than this part of its trace may be rounding, and more where
+# that is not enough. (Street models without the mean of the inputs: eigenvalues down to -0.94 epsilon.)
+_FLOAT32 = [torch.finfo(torch.float32).eps * factor for factor in (4, 40, 400)]
 
 
 class FisherRounding:
@@ -57,11 +58,13 @@ class FisherRounding:
         """
         moment = _checked_moment(moment, weight)
         columns = weight.detach().double().reshape(len(moment), len(weight) // len(moment), -1).mT
-        damped, diagonal = _damped(moment, columns.shape[1], damping)
+        damped, diagonal, floor = _damped(moment, columns.shape[1], damping)
         self._order = _order(diagonal, descending)  # [G, K]
         self._columns = _take(columns, self._order)  # [G, K, C / G]
         whole = torch.cat([self._order, *_positions(moment, columns.shape[1])], dim=1)
-        self._mixing, self._pivots = _factorized(_take(_take(damped, whole).mT, whole))
+        self._mixing, self._pivots = _factorized(
+            _take(_take(damped, whole).mT, whole), floor.gather(1, whole)
+        )
         self._weight = weight
 
     @property
@@ -153,23 +156,23 @@ def _checked_moment(moment: Tensor, weight: Tensor) -> Tensor:
     return stacked.detach().to(weight.device, torch.float64)
 
 
-def _damped(moment: Tensor, num_inputs: int, damping: float) -> tuple[Tensor, Tensor]:
-    """With a positive diagonal, and the diagonal of the K weights without what a bias takes of it.
+def _damped(moment: Tensor, num_inputs: int, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+    """With a positive diagonal, `[G, K, K]`; an input that is always zero has no part in any sum.
 
-    An input that is always zero has no part in any sum.
+    Beside it the diagonal of the weights without what a bias takes of it, `[G, K]`, and the trace, of
+    which a part may be rounding where a bias takes the rest.
     """
     if not 0.0 <= damping < math.inf:
         raise ValueError(f"damping {damping}: expected a finite number that is not negative")
     diagonal = moment.diagonal(dim1=1, dim2=2)
-    inputs = diagonal[:, :num_inputs]  # [G, K]
+    inputs, bias = diagonal[:, :num_inputs], diagonal[:, num_inputs:]  # [G, K], [G, 1 or 0]
     added = torch.where(diagonal > 0, 0.0, _mean_or_one(inputs))
-    if num_inputs < diagonal.shape[1]:
-        bias = torch.where(diagonal[:, -1:] > 0, diagonal[:, -1:], 1.0)
-        centred = (inputs - moment[:, :num_inputs, -1].square() / bias).clamp_min(0.0)
-        added[:, :num_inputs] += _FLOAT32 * _mean_or_one(inputs)
-        inputs = centred
-    added[:, :num_inputs] += damping * _mean_or_one(inputs)
-    return moment + torch.diag_embed(added), inputs
+    floor = torch.zeros_like(diagonal)
+    floor[:, :num_inputs] = inputs.sum(dim=1, keepdim=True) * bias.shape[1]
+    taken = moment[:, :num_inputs, num_inputs:].square() / torch.where(bias > 0, bias, 1.0)[:, None]
+    centred = (inputs - taken.sum(dim=2)).clamp_min(0.0)
+    added[:, :num_inputs] += damping * _mean_or_one(centred)
+    return moment + torch.diag_embed(added), centred, floor
 
 
 def _mean_or_one(diagonal: Tensor) -> Tensor:
@@ -195,14 +198,15 @@ def _take(columns: Tensor, order: Tensor) -> Tensor:
     return columns.gather(1, order[..., None].expand(*order.shape, columns.shape[-1]))
 
 
-def _factorized(moment: Tensor) -> tuple[Tensor, Tensor]:
+def _factorized(moment: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """`R_ij / R_jj` `[G, K, K]` and `R_jj^2` `[G, K]` of `H = R R'`, R upper triangular."""
-    lower, failed = torch.linalg.cholesky_ex(moment.flip(1, 2))
-    if failed.any():
-        raise ValueError("the damped moment is not positive definite: expected sums of x x', or more damping")
-    upper = lower.flip(1, 2)
-    pivots = upper.diagonal(dim1=1, dim2=2)
-    return upper / pivots[:, None, :], pivots.square()
+    for part in _FLOAT32:
+        lower, failed = torch.linalg.cholesky_ex((moment + torch.diag_embed(part * floor)).flip(1, 2))
+        if not failed.any():
+            upper = lower.flip(1, 2)
+            pivots = upper.diagonal(dim1=1, dim2=2)
+            return upper / pivots[:, None, :], pivots.square()
+    raise ValueError("the damped moment is not positive definite: expected sums of x x', or more damping")
 
 
 def _nearest(column: Tensor, dtype: torch.dtype, scale: Tensor, spec: QuantSpec) -> Tensor:

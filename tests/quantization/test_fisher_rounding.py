@@ -186,7 +186,7 @@ def centred(moment):
 @pytest.mark.parametrize("descending", [True, False])
 def test_a_bias_leaves_what_has_no_mean(monkeypatch, descending):
     """The same levels as by OBQ under the centred moment; its diagonal decides order and damping."""
-    monkeypatch.setattr(fisher_rounding, "_FLOAT32", 0.0)
+    monkeypatch.setattr(fisher_rounding, "_FLOAT32", [0.0])
     spec, weight, moment = QuantSpec(3), values(6, 9), with_bias(9)[0]
     scale = scaled(weight, spec)
     matrix = naive_rounding.damped(centred(moment).numpy(), 0.01)
@@ -248,3 +248,17 @@ def test_no_candidate_scale_is_better(monkeypatch, moment, per_channel, at_once)
     assert found.shape == first.shape and found.dtype == first.dtype
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     assert (found != first).any() or not per_channel
+
+
+def test_inputs_that_never_change_leave_all_to_the_bias():
+    """As those of the first layer of a decoder whose queries begin as zeros: nothing is left but rounding."""
+    x = values(1, 8).abs().float().expand(500, 8) + 1e-8 * torch.randn(500, 8)
+    x = torch.cat([x, torch.ones(500, 1)], dim=1)
+    moment, weight, spec = (x.mT @ x).double(), values(4, 8).float(), QuantSpec(3)
+    assert torch.linalg.eigvalsh(centred(moment))[0] < 0  # which no factor can have
+    rounding = FisherRounding(weight, moment)
+    rounded = rounding.round(scaled(weight, spec), spec)
+    mean = x[0, :-1].double()
+    before = weight.double() @ mean
+    after = rounded.double() @ mean + rounding.bias_shift(rounded - weight)
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
