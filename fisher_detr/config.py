@@ -274,7 +274,9 @@ def _add_allocation(cfg: CN) -> None:
     # Critical sets that one plan of fisher_critical serves, in the form of CRITICAL.SETS. Empty: that of
     # CRITICAL.TARGET alone.
     allocation.CRITICAL_SETS = ()
-    # Their costs as one: the "weighted_sum", or the largest, "worst_case".
+    # How much each of them counts. Empty: all the same.
+    allocation.SET_WEIGHTS = ()
+    # Their weighted costs as one: the "weighted_sum", or the largest, "worst_case".
     allocation.AGGREGATE = "weighted_sum"
     # "square_of_sum": E[(a_A g_A + a_F g_F)^2]; "sum_of_normalized": a_A I_A / tr I_A + a_F I_F / tr I_F.
     allocation.COMBINE = "sum_of_normalized"

@@ -253,6 +253,13 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
                 f"ALLOCATION.COMBINE is {keys.COMBINE}, which does not make critical sets comparable: set it "
                 f"to {Combination.SUM_OF_NORMALIZED}"
             )
+    if keys.SET_WEIGHTS and len(keys.SET_WEIGHTS) != len(keys.CRITICAL_SETS):
+        yield (
+            f"ALLOCATION.SET_WEIGHTS has {len(keys.SET_WEIGHTS)} weights for {len(keys.CRITICAL_SETS)} "
+            "ALLOCATION.CRITICAL_SETS: expected one for each, or none"
+        )
+    if not all(0 < weight < float("inf") for weight in keys.SET_WEIGHTS):
+        yield f"ALLOCATION.SET_WEIGHTS is {tuple(keys.SET_WEIGHTS)}, expected numbers above 0"
     if cfg.CRITICAL.TARGET:
         yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
     elif not keys.CRITICAL_SETS and keys.ARM in (Arm.FISHER_CRITICAL, Arm.REWEIGHTED):

@@ -58,6 +58,7 @@ class Estimator:
         settings: FisherSettings,
         folder: str | None = None,
         overall: Reweighted | None = None,
+        set_weights: Mapping[str, float] | None = None,
         biases: Mapping[str, Tensor] | None = None,
         origin: Mapping[str, Any] | None = None,
     ):
@@ -72,11 +73,13 @@ class Estimator:
             settings: how to estimate.
             folder: where a pass that is cut off leaves what it has; None: nowhere.
             overall: what takes the place of L_A; None: nothing.
+            set_weights: how much each critical set counts where they are one; sets that are not named have 1.
             biases: of layers, by layer name, that rounding changes as well.
             origin: what decides the numbers beside the arguments of a call: such a pass goes on only where it
                 is the same.
         """
         self.weights = weights
+        self.set_weights = dict(set_weights or {})
         self.biases = dict(biases or {})
         self.settings = settings
         self.sets = sets
@@ -101,16 +104,21 @@ class Estimator:
         return self._run("fisher", {}, lambda **keys: estimate_fisher(self.losses, self.weights, **keys))
 
     def combined(self, objective: Objective) -> dict[str, Tensor]:
-        """Fisher diagonal of an objective by layer; of several critical sets the mean."""
-        parts = [part.combined(objective) for part in self.of_sets(self.fisher).values()]
-        return {layer: sum(part[layer] for part in parts) / len(parts) for layer in self.weights}
+        """Fisher diagonal of an objective by layer; of several critical sets the weighted mean."""
+        parts = [
+            (self.set_weights.get(name, 1.0), part.combined(objective))
+            for name, part in self.of_sets(self.fisher).items()
+        ]
+        total = sum(weight for weight, _ in parts)
+        return {layer: sum(weight * part[layer] for weight, part in parts) / total for layer in self.weights}
 
     def moments(self, objective: Objective) -> dict[str, Tensor]:
         """How errors of one output channel's weights interact, of every layer, by an objective."""
         factors: dict[str, float] = collections.defaultdict(float)
         for name, part in self.of_sets(self.fisher).items():
             for term, factor in objective.factors(part.traces).items():
-                factors[self._objective(name) if term == CRITICAL else term] += factor
+                term = self._objective(name) if term == CRITICAL else term
+                factors[term] += self.set_weights.get(name, 1.0) * factor
         key = tuple(sorted(factors.items()))
         if key not in self._moments:
             self._moments[key] = self._run(

@@ -143,6 +143,13 @@ class PostTrainingQuantizer:
         """The critical set, of several the first; None: there is none."""
         return next(iter(self.sets.values()), None)
 
+    @property
+    def set_weights(self) -> dict[str, float]:
+        """How much each critical set counts, by name."""
+        if len(self.sets) < 2 or not self.settings.set_weights:
+            return dict.fromkeys(self.sets, 1.0)
+        return dict(zip(self.sets, self.settings.set_weights, strict=True))
+
     @functools.cached_property
     def layers(self) -> tuple[LayerInfo, ...]:
         """The layers that get a width."""
@@ -249,6 +256,7 @@ class PostTrainingQuantizer:
             self.objective(arm),
             settings.mip_gap,
             settings.time_limit,
+            set_weights=self.set_weights if arm is Arm.FISHER_CRITICAL else None,
             aggregate=settings.aggregate,
             constraints=self._constraints(),
             restrictions=settings.limits.restrictions(self.layers),
@@ -266,7 +274,7 @@ class PostTrainingQuantizer:
         objective = self.objective(arm)
         costs = {name: combine(table, objective) for name, table in self.sensitivities(arm).items()}
         plans = pareto(
-            Costs.of(costs, aggregate=settings.aggregate),
+            Costs.of(costs, self.set_weights if arm is Arm.FISHER_CRITICAL else None, settings.aggregate),
             self.layers,
             settings.widths,
             points,
@@ -340,6 +348,7 @@ class PostTrainingQuantizer:
             self.fisher_settings,
             self.folder,
             overall,
+            self.set_weights if sets else None,
             self._rounded_biases,
             {**self._origin, "reweighted": overall is not None},
         )

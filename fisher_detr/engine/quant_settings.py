@@ -30,6 +30,7 @@ class QuantSettings:
     aux_loss: bool
     objective: Objective
     reweight: float
+    set_weights: tuple[float, ...]
     aggregate: Aggregate
     limits: Limits
     mip_gap: float
@@ -67,6 +68,7 @@ class QuantSettings:
                 allocation.OVERALL_WEIGHT, allocation.CRITICAL_WEIGHT, Combination(allocation.COMBINE)
             ),
             reweight=cfg.CRITICAL.REWEIGHT,
+            set_weights=tuple(float(weight) for weight in allocation.SET_WEIGHTS),
             aggregate=Aggregate(allocation.AGGREGATE),
             limits=Limits.from_config(cfg),
             mip_gap=allocation.MIP_GAP,

@@ -75,6 +75,15 @@ def test_equal_categories_and_unknown_ones_pass(data_sets):
 
 QUANTIZE = ("QUANT.ENABLED", True, "CRITICAL.TARGET", "person")
 CONTRADICTIONS = [
+    (
+        ("ALLOCATION.CRITICAL_SETS", ("pedestrian", "car"), "ALLOCATION.SET_WEIGHTS", (1.0,)),
+        "SET_WEIGHTS has 1 weights for 2 ALLOCATION.CRITICAL_SETS: expected one for each, or none",
+    ),
+    (
+        ("ALLOCATION.CRITICAL_SETS", ("pedestrian", "car"), "ALLOCATION.SET_WEIGHTS", (1.0, 0.0)),
+        "SET_WEIGHTS is (1.0, 0.0), expected numbers above 0",
+    ),
+    (("FISHER.BATCH_PIXELS", 0), "FISHER.BATCH_PIXELS is 0, expected 1 or more"),
     (("QUANT.ACTIVATION.PERCENTILE", 50.0), "PERCENTILE is 50, expected above 50 and at most 100"),
     (("QUANT.ACTIVATION.PERCENTILE", 100.5), "PERCENTILE is 100.5, expected above 50"),
     (

@@ -186,6 +186,7 @@ def test_predictions_are_checked_on_images_that_are_not_calibrated_on(cfg_of, tm
 
 
 SETS = ("ALLOCATION.CRITICAL_SETS", ("vehicle", "animal"))
+WEIGHTS = {"vehicle": 3.0, "animal": 1.0}
 
 
 def test_one_plan_for_several_sets(cfg_of, tmp_path):
@@ -205,7 +206,7 @@ def test_one_plan_for_several_sets(cfg_of, tmp_path):
 
 @pytest.mark.parametrize("rounding", ["nearest", "fisher"])
 def test_scales_and_rounding_of_several_sets_are_of_their_mean(cfg_of, rounding):
-    cfg = cfg_of(*SETS, "QUANT.WEIGHT.ROUNDING", rounding)
+    cfg = cfg_of(*SETS, "ALLOCATION.SET_WEIGHTS", tuple(WEIGHTS.values()), "QUANT.WEIGHT.ROUNDING", rounding)
     both = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
     expected = {}
     for name in ("vehicle", "animal"):
@@ -217,9 +218,18 @@ def test_scales_and_rounding_of_several_sets_are_of_their_mean(cfg_of, rounding)
             assert index == (1 if rounding == "nearest" else 0)
             continue
         for layer, values in found.items():
-            parts = [of_set[index][layer] for of_set in expected.values()]
-            mean = sum(parts) / (2 if index == 0 else 1)  # a factor of the moments is irrelevant
+            parts = [weight * expected[name][index][layer] for name, weight in WEIGHTS.items()]
+            mean = sum(parts) / (4 if index == 0 else 1)  # a factor of the moments is irrelevant
             torch.testing.assert_close(values, mean, rtol=1e-4, atol=1e-6 * float(mean.abs().max()))
+
+
+def test_a_set_that_counts_more_loses_less(cfg_of, tmp_path):
+    loss = {}
+    for weights in ((1.0, 1000.0), (1000.0, 1.0)):
+        explain_plan(cfg_of(*SETS, "ALLOCATION.SET_WEIGHTS", weights, "ALLOCATION.MIP_GAP", 0.0))
+        loss[weights] = BitAllocation.load(tmp_path / "allocation.json").meta["prediction"]
+    ratios = [of["vehicle"] / of["animal"] for of in loss.values()]
+    assert ratios[0] >= ratios[1] * (1 - 1e-6)
 
 
 def test_worst_case_is_no_worse_for_the_worst(cfg_of, tmp_path):
