@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fisher_detr.data import batches_of_one_size
 from fisher_detr.engine.fisher_settings import FisherSettings
-from fisher_detr.engine.known_layers import KnownLayers
+from fisher_detr.engine.known_parts import KnownParts
 from fisher_detr.engine.trace_penalty import twice_differentiable, without_tf32
 from fisher_detr.fisher import (
     CRITICAL,
@@ -90,7 +90,7 @@ class Estimator:
         self._moments: dict[tuple, dict[str, Tensor]] = {}
         self._samples = samples
         self._folder = folder
-        self._keepers: list[PassFile | KnownLayers] = []
+        self._keepers: list[PassFile | KnownParts] = []
         self._origin = {**(origin or {}), "fisher": dataclasses.asdict(settings)}
 
     @functools.cached_property
@@ -143,6 +143,7 @@ class Estimator:
     @functools.cached_property
     def hessian(self) -> HessianTraces:
         """Hessian traces of the same losses (HAWQ-V2)."""
+        known = self._known_parts("hessian", {})
         with twice_differentiable(self._model), without_tf32():
             return estimate_hessian_traces(
                 self.losses,
@@ -150,6 +151,8 @@ class Estimator:
                 self.sound_batches,
                 self.settings.hawq_probes,
                 progress=self.settings.progress,
+                known=_of_all_ranks(known),
+                on_batch=known.add,
             )
 
     def sensitivity(
@@ -193,7 +196,7 @@ class Estimator:
         Arguments as for `sensitivity`.
         """
         rank, size = comm.get_rank(), comm.get_world_size()
-        known = KnownLayers(self._path(f"measured.{rank}.npz"), self._digest(meta))
+        known = self._known_parts("measured", meta)
         measure = functools.partial(
             measure_loss_changes,
             self._losses_of_data,
@@ -203,8 +206,6 @@ class Estimator:
             widths=widths,
             biases=self.biases,
         )
-        self._keepers.append(known)
-        known.read()
         found = _of_all_ranks(known)
         rest = [layer for layer in layers if layer.name not in found]
         if own := rest[rank::size]:
@@ -254,6 +255,12 @@ class Estimator:
         self._keepers.append(keeper)
         return keeper
 
+    def _known_parts(self, name: str, meta: Mapping[str, Any]) -> KnownParts:
+        known = KnownParts(self._path(f"{name}.{comm.get_rank()}.npz"), self._digest(meta))
+        self._keepers.append(known)
+        known.read()
+        return known
+
     def _path(self, name: str) -> str | None:
         return None if self._folder is None else os.path.join(self._folder, f"partial_{name}")
 
@@ -276,8 +283,8 @@ class Estimator:
         return digest.hexdigest()
 
 
-def _of_all_ranks(known: KnownLayers) -> dict[str, np.ndarray]:
-    return {name: changes for part in comm.all_gather(known.layers) for name, changes in part.items()}
+def _of_all_ranks(known: KnownParts) -> dict[str, np.ndarray]:
+    return {name: values for part in comm.all_gather(known.parts) for name, values in part.items()}
 
 
 def image_losses(

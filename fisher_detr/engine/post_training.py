@@ -145,9 +145,9 @@ class PostTrainingQuantizer:
 
     @property
     def set_weights(self) -> dict[str, float]:
-        """How much each critical set counts, by name."""
+        """How much each of several critical sets counts, by name; empty: all the same, or there is one."""
         if len(self.sets) < 2 or not self.settings.set_weights:
-            return dict.fromkeys(self.sets, 1.0)
+            return {}
         return dict(zip(self.sets, self.settings.set_weights, strict=True))
 
     @functools.cached_property

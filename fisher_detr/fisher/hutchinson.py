@@ -7,7 +7,8 @@ Legend: K batches, N images, P probes, L layers, W widths.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,15 @@ def estimate_hessian_traces(
     num_probes: int = 8,
     seed: int = 0,
     progress: bool = True,
+    known: Mapping[str, np.ndarray] | None = None,
+    on_batch: Callable[[str, np.ndarray], None] | None = None,
 ) -> HessianTraces:
     """Estimate the Hessian trace of every layer and objective by differentiating twice.
 
     Every batch has probes of its own, the same for all objectives. A batch's memory is that of training it
-    with the graph of the gradient on top, and one probe.
+    with the graph of the gradient on top, and one probe. A run that was stopped goes on where it was: keep
+    what `on_batch` gets, and give it as `known`. It is for the caller to see that it comes from the same
+    weights, batches and probes.
 
     Args:
         loss_fn: maps a batch to losses by objective, `[B]` each: of every image alone. A model in eval mode,
@@ -97,6 +102,8 @@ def estimate_hessian_traces(
         num_probes: P for each batch.
         seed: of the probes; they are drawn on the CPU, and are the same on every device.
         progress: show a progress bar, on a terminal.
+        known: samples of batches that need no probing, by the names that `on_batch` has told.
+        on_batch: called with a name and the samples `[O, P, L]` of each batch.
 
     Returns:
         The samples; see `hawq_sensitivity`.
@@ -109,9 +116,10 @@ def estimate_hessian_traces(
     check_parameters(parameters)
     if num_probes < 1:
         raise ValueError(f"{num_probes} probes: the Hessian trace needs at least one")
-    sampler, batches = _Sampler(parameters, num_probes, seed), list(batches)
+    sampler, batches = _Sampler(parameters, num_probes, seed, on_batch), list(batches)
+    sampler.restore(known or {}, [len(batch) for batch in batches])
     rank, size = rank_and_size()
-    own = range(rank, len(batches), size)
+    own = [number for number in range(len(batches)) if number not in sampler.done][rank::size]
     with requiring_grad(parameters, True):
         for number in tqdm(own, desc="Hessian traces", unit="batch", disable=None if progress else True):
             with torch.enable_grad():  # not around the loop: the caller's code runs between batches
@@ -175,11 +183,31 @@ def hawq_sensitivity(
 class _Sampler:
     """Collects `v_l'(Hv)_l`, batch by batch, of the batches that the ranks share."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], num_probes: int, seed: int):
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        num_probes: int,
+        seed: int,
+        on_batch: Callable[[str, np.ndarray], None] | None,
+    ):
         self._parameters, self._num_probes, self._seed = parameters, num_probes, seed
+        self._on_batch = on_batch
         self._objectives: tuple[str, ...] = ()
         self._found: dict[int, tuple[int, list[np.ndarray]]] = {}  # by batch: images, samples of objectives
         self._checked: set[str] = set()  # objectives that depend on weights
+
+    @property
+    def done(self) -> Collection[int]:
+        """Numbers of the batches that are done."""
+        return self._found.keys()
+
+    def restore(self, known: Mapping[str, np.ndarray], sizes: Sequence[int]) -> None:
+        """Take what is known of batches; their images by number."""
+        for name, samples in known.items():
+            number, *objectives = json.loads(name)
+            self._objectives = tuple(objectives)
+            self._found[number] = sizes[number], list(samples)
+            self._checked |= {name for name, values in zip(objectives, samples, strict=True) if values.any()}
 
     def add(self, losses: Mapping[str, Tensor], num_images: int, number: int, first: int) -> None:
         """Take the losses of a batch, `[B]` by objective; its number, and that of its first image."""
@@ -201,6 +229,8 @@ class _Sampler:
                 )
             samples.append(products)
         self._found[number] = num_images, samples
+        if self._on_batch:
+            self._on_batch(json.dumps([number, *self._objectives]), np.stack(samples))
 
     def result(self) -> HessianTraces:
         """Of all batches together."""

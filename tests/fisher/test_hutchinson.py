@@ -238,3 +238,34 @@ def test_refuses_what_has_no_trace(toy):
         hawq_sensitivity(estimate(toy), toy.parameters, toy.error, [LayerInfo("other", 4, 1)], WIDTHS)
     with pytest.raises(ValueError, match=r"'head' at 2 bits has shape \(1,\), expected \(3, 4\)"):
         hawq_sensitivity(estimate(toy), toy.parameters, lambda *_: torch.zeros(1), toy.layers[2:3], WIDTHS)
+
+
+def test_goes_on_where_it_stopped(toy):
+    whole, known, calls = estimate(toy), {}, []
+
+    def counted(batch):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return toy.loss(batch)
+
+    arguments = toy.parameters, toy.batches, 4, 0, False
+    with pytest.raises(KeyboardInterrupt):
+        estimate_hessian_traces(counted, *arguments, on_batch=known.__setitem__)
+    assert len(known) == 2
+    calls.clear()
+    found = estimate_hessian_traces(counted, *arguments, known=known)
+    assert len(calls) == 1
+    for objective in toy.objectives:
+        np.testing.assert_array_equal(found.samples[objective], whole.samples[objective])
+    np.testing.assert_array_equal(found.batch_sizes, whole.batch_sizes)
+
+
+def test_all_batches_may_be_known(toy):
+    known = {}
+    whole = estimate_hessian_traces(
+        toy.loss, toy.parameters, toy.batches, 2, 0, False, on_batch=known.__setitem__
+    )
+    found = estimate_hessian_traces(None, toy.parameters, toy.batches, 2, 0, False, known=known)
+    for objective in toy.objectives:
+        np.testing.assert_array_equal(found.samples[objective], whole.samples[objective])

@@ -1,31 +1,31 @@
 import numpy as np
 
-from fisher_detr.engine.known_layers import KnownLayers
+from fisher_detr.engine.known_parts import KnownParts
 
 CHANGES = np.arange(6.0).reshape(1, 2, 3)
 
 
 def read(path, settings):
-    known = KnownLayers(path, settings)
+    known = KnownParts(path, settings)
     known.read()
-    return known.layers
+    return known.parts
 
 
-def test_without_a_file_layers_are_kept_in_memory(tmp_path, monkeypatch):
+def test_without_a_file_parts_are_kept_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    known = KnownLayers(None, "a")
+    known = KnownParts(None, "a")
     known.read()
     known.add("head", CHANGES)
     known.remove()
-    assert list(known.layers) == ["head"]
+    assert list(known.parts) == ["head"]
     assert not list(tmp_path.iterdir())
 
 
-def test_layers_that_are_done_are_found_again(tmp_path):
+def test_parts_that_are_done_are_found_again(tmp_path):
     path = tmp_path / "measured.npz"
-    known = KnownLayers(path, "a")
+    known = KnownParts(path, "a")
     known.read()
-    assert known.layers == {}
+    assert known.parts == {}
     known.add("backbone.conv", CHANGES)
     known.add("head", 2 * CHANGES)
     found = read(path, "a")
@@ -37,7 +37,7 @@ def test_layers_that_are_done_are_found_again(tmp_path):
 
 def test_other_settings_and_broken_files_are_not_taken(tmp_path, caplog):
     path = tmp_path / "measured.npz"
-    KnownLayers(path, "a").add("head", CHANGES)
+    KnownParts(path, "a").add("head", CHANGES)
     assert read(path, "b") == {}
     assert "is of other settings" in caplog.text
     for size in (0, 10, path.stat().st_size - 30):

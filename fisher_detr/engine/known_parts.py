@@ -1,4 +1,4 @@
-"""The file of a measurement that may be cut off: the layers that are done."""
+"""The file of a measurement that may be cut off: the parts that are done."""
 
 import logging
 import os
@@ -13,18 +13,18 @@ logger = logging.getLogger(__name__)
 _SETTINGS = "settings"
 
 
-class KnownLayers:
-    """Changes of the losses by layer, `[O, N, W]` each, of one kind of settings.
+class KnownParts:
+    """What was measured of layers or batches, arrays by name, of one kind of settings.
 
     Attributes:
-        layers: those that are done.
+        parts: those that are done.
     """
 
     def __init__(self, path: str | os.PathLike | None, settings: str):
         """Args are the file (None: nothing is written), and a digest of all that decides the numbers."""
         self._path = path and Path(path)
         self._settings = settings
-        self.layers: dict[str, np.ndarray] = {}
+        self.parts: dict[str, np.ndarray] = {}
 
     def read(self) -> None:
         """Take over what an earlier run of the same settings has left."""
@@ -33,18 +33,18 @@ class KnownLayers:
                 with np.load(self._path, allow_pickle=False) as file:
                     found = dict(file)
                 if str(found.pop(_SETTINGS)) == self._settings:
-                    self.layers = found
+                    self.parts = found
                 else:
                     logger.warning("%s is of other settings: the measurement begins anew", self._path)
             except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 logger.warning("%s cannot be read (%s): the measurement begins anew", self._path, error)
 
-    def add(self, layer: str, changes: np.ndarray) -> None:
-        """One layer more is done."""
-        self.layers[layer] = changes
+    def add(self, name: str, values: np.ndarray) -> None:
+        """One part more is done."""
+        self.parts[name] = values
         if not self._path:
             return
-        content = {_SETTINGS: np.array(self._settings), **self.layers}
+        content = {_SETTINGS: np.array(self._settings), **self.parts}
         write_atomically(self._path, lambda file: np.savez(file, **content), durable=False)
 
     def remove(self) -> None:
