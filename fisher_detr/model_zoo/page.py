@@ -16,8 +16,9 @@ _INTRODUCTION = """\
 Models in full precision and their low-bit versions side by side, a table for each data set and split; then
 studies.
 
-- **name**: of the entry, `fisher_detr/model_zoo/entries/<name>.yaml`; linked to the weights where they are
-  shipped.
+- **name**: of the entry, `fisher_detr/model_zoo/entries/<name>.yaml`; linked to its weights where there are
+  any. `zoo://<name>` is their path, which `MODEL.WEIGHTS` takes; `fisher_detr.model_zoo.get("<name>")` is
+  the model.
 - **weights**: `float32`, or the average width: the bytes are those of this uniform width over the quantized
   layers. **activations**: their width; empty: float32.
 - **arm**: how the bits are spent. `uniform`: the same width everywhere; `fisher_overall`: by what
@@ -30,7 +31,13 @@ studies.
 - **origin**: *measured* in this project by the command below the tables, or *quoted* and not measured here.
 
 Commands run in a clone of this repository, in its environment (`make setup`, `source .venv/bin/activate`).
-A rerun may differ from the row by the tolerance that stands with the command.
+A rerun may differ from the row by the tolerance that stands with the command; `python tools/check_zoo.py`
+checks all measured rows. How a model gets here: [docs/publish.md](docs/publish.md).
+"""
+
+_OFFICIAL = """\
+The files are in the authors' repositories ([docs/checkpoints.md](docs/checkpoints.md)); `MODEL.WEIGHTS` takes
+them as they are, too.
 """
 
 
@@ -64,6 +71,8 @@ def _render_group(title: str, entries: list[ZooEntry]) -> str:
     if categories:
         parts += ["### Categories\n", _metric_table(entries, categories)]
     parts += _quotations(entries)
+    if official := [entry for entry in entries if entry.converter]:
+        parts += ["### Official checkpoints\n", _OFFICIAL, *map(_conversion, official)]
     if reproducible := [entry for entry in entries if entry.command]:
         parts += ["### Commands\n", *map(_reproduction, reproducible)]
     return "\n".join(parts)
@@ -90,7 +99,7 @@ def _value(entry: ZooEntry, metric: str) -> str:
 
 def _name(entry: ZooEntry) -> str:
     name = f"`{entry.name}`"
-    return f"[{name}](fisher_detr/model_zoo/weights/{entry.file})" if entry.file else name
+    return f"[{name}]({entry.url or f'fisher_detr/model_zoo/weights/{entry.file}'})" if entry.file else name
 
 
 def _activations(entry: ZooEntry) -> str:
@@ -120,6 +129,13 @@ def _quotations(entries: list[ZooEntry]) -> list[str]:
     return ["Quoted, not measured here:\n", *lines, ""] if lines else []
 
 
+def _conversion(entry: ZooEntry) -> str:
+    """How an official checkpoint becomes one of this project, and is evaluated."""
+    output = entry.converter.split()[-1]
+    evaluate = f"python tools/train_net.py --config-file {entry.config} --eval-only MODEL.WEIGHTS {output}"
+    return "\n".join([f"**`{entry.name}`**:\n", _code(f"{entry.converter}\n{evaluate}")])
+
+
 def _reproduction(entry: ZooEntry) -> str:
     """Commands of an entry, what they took, how far a rerun may differ."""
     config = f", config [{entry.config}]({entry.config})" if entry.config else ""
@@ -131,7 +147,7 @@ def _reproduction(entry: ZooEntry) -> str:
             f"{_duration(measured.seconds)}{commit}. Tolerance: {_tolerances(entry)}.\n"
         )
     if entry.training:
-        parts += [f"Trained in {_duration(entry.training.seconds)} by\n", _code(entry.training.command)]
+        parts += [f"Made in {_duration(entry.training.seconds)} by\n", _code(entry.training.command)]
     if entry.sha256:
         parts.append(f"sha256 of the weights: `{entry.sha256}`\n")
     return "\n".join(parts)

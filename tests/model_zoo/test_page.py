@@ -79,7 +79,7 @@ def test_every_command_stands_with_what_it_took(full):
     assert "```bash\npython tools/train_net.py --eval-only\n```" in page
     assert "Measured 2025-01-31 with torch 2.11.0 on CPU, two cores in 1 min 1 s." in page
     assert "Tolerance: 0.1 (AP); 0.3 (APcrit_person)." in page
-    assert "Trained in 2 h 5 min by\n\n```bash\npython tools/train_net.py\n```" in page
+    assert "Made in 2 h 5 min by\n\n```bash\npython tools/train_net.py\n```" in page
     assert "0a" * 32 in page
 
 
