@@ -2,44 +2,18 @@
 
 import shlex
 
-import make_model_zoo
-import publish_model
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
 
 from fisher_detr.checkpoint import load_tensors
 from fisher_detr.engine import run_training_command
-from fisher_detr.model_zoo import catalog, entry, get, weights_path
+from fisher_detr.model_zoo import get, weights_path
 from fisher_detr.quantization import load_packed
 from fisher_detr.structures import Arm
 from tests.tools.driver import QUANTIZE
 
 QAT = [*QUANTIZE, "QUANT.QAT.ENABLED", "True", "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0"]
-
-
-@pytest.fixture
-def zoo(tmp_path, monkeypatch, trained):
-    """A zoo of one's own, beside the config, which stands for the repository."""
-    monkeypatch.setattr(catalog, "ENTRIES", tmp_path / "entries")
-    monkeypatch.setattr(catalog, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(catalog, "REPOSITORY", trained.config.parent)
-    monkeypatch.setattr(make_model_zoo, "PAGE", tmp_path / "MODEL_ZOO.md")
-    (tmp_path / "entries").mkdir()
-    monkeypatch.chdir(trained.config.parent)  # entries name configs by their paths in the repository
-    return tmp_path
-
-
-@pytest.fixture
-def publish(zoo, trained):
-    """Publish a folder as `tiny`; returns the entry."""
-    named = ["--name", "tiny", "--model", "Tiny", "--config-file", trained.config.name]
-
-    def run(folder, *words):
-        publish_model.main([str(folder), *named, *map(str, words)])
-        return entry("tiny")
-
-    return run
 
 
 def again(found, tmp_path):
