@@ -42,7 +42,15 @@ DOORS = {
         "checkpoint",
         "export",
     },
-    "model_zoo": {"engine", "modeling", "checkpoint", "export", "quantization", "structures"},
+    "model_zoo": {
+        "engine",
+        "modeling",
+        "critical",
+        "checkpoint",
+        "export",
+        "quantization",
+        "structures",
+    },
     "predict": {
         "engine",
         "model_zoo",

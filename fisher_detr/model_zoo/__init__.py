@@ -11,17 +11,26 @@ from fisher_detr.model_zoo.catalog import (
     write_entry,
 )
 from fisher_detr.model_zoo.page import render_page
+from fisher_detr.model_zoo.paper import BITS as PAPER_BITS
+from fisher_detr.model_zoo.paper import MODELS as PAPER_MODELS
+from fisher_detr.model_zoo.paper import TABLES as PAPER_TABLES
 from fisher_detr.model_zoo.publish import Publication, publish
+from fisher_detr.model_zoo.reproduction import PaperRow, Reproduction, reproduce
 from fisher_detr.model_zoo.run_folder import RunFolder, read_run
 from fisher_detr.model_zoo.study import Study, describe_study, read_studies
 from fisher_detr.model_zoo.zoo_entry import Kind, Measured, Metric, Quantization, Training, ZooEntry
 
 __all__ = [
+    "PAPER_BITS",
+    "PAPER_MODELS",
+    "PAPER_TABLES",
     "Kind",
     "Measured",
     "Metric",
+    "PaperRow",
     "Publication",
     "Quantization",
+    "Reproduction",
     "RunFolder",
     "Study",
     "Training",
@@ -37,6 +46,7 @@ __all__ = [
     "publish",
     "read_run",
     "read_studies",
+    "reproduce",
     "render_page",
     "weights_path",
     "write_entry",

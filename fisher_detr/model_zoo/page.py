@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from fisher_detr.model_zoo.paper import PaperTable
 from fisher_detr.model_zoo.study import Study
 from fisher_detr.model_zoo.zoo_entry import ZooEntry
 from fisher_detr.structures import Arm
@@ -35,20 +36,32 @@ A rerun may differ from the row by the tolerance that stands with the command; `
 checks all measured rows. How a model gets here: [docs/publish.md](docs/publish.md).
 """
 
+_PAPER = """\
+From the official checkpoints on the real data sets; [docs/reproduce.md](docs/reproduce.md) has the steps.
+"""
+
 _OFFICIAL = """\
 The files are in the authors' repositories ([docs/checkpoints.md](docs/checkpoints.md)); `MODEL.WEIGHTS` takes
 them as they are, too.
 """
 
 
-def render_page(entries: Iterable[ZooEntry], studies: Iterable[Study] = ()) -> str:
-    """The whole page; data sets that something was measured on come first."""
+def render_page(
+    entries: Iterable[ZooEntry], studies: Iterable[Study] = (), unmeasured: Sequence[PaperTable] = ()
+) -> str:
+    """The whole page; data sets that something was measured on come first.
+
+    Args:
+        entries: of the zoo.
+        studies: what benchmarks have measured.
+        unmeasured: tables of the paper that nobody has measured here.
+    """
     groups: dict[str, list[ZooEntry]] = {}
     for entry in sorted(entries, key=_order):
         groups.setdefault(f"{entry.data_set} {entry.split}", []).append(entry)
     titles = sorted(groups, key=lambda title: (all(entry.quoted for entry in groups[title]), title))
     sections = [_render_group(title, groups[title]) for title in titles]
-    return "\n".join([_INTRODUCTION, *sections, *map(_render_study, studies)])
+    return "\n".join([_INTRODUCTION, *sections, *_render_paper(unmeasured), *map(_render_study, studies)])
 
 
 def _order(entry: ZooEntry) -> tuple:
@@ -160,6 +173,17 @@ def _tolerances(entry: ZooEntry) -> str:
     if len(names) == 1:
         return f"{next(iter(names)):g}"
     return "; ".join(f"{tolerance:g} ({', '.join(metrics)})" for tolerance, metrics in names.items())
+
+
+def _render_paper(tables: Sequence[PaperTable]) -> list[str]:
+    """Tables of the paper without numbers, each with the command that fills it."""
+    parts = ["## Tables of the paper\n", _PAPER] if tables else []
+    for table in tables:
+        empty = table.unmeasured()
+        rows = [[str(cell) for cell in row] for row in empty.rows]
+        command = f"python tools/reproduce.py {table.name} --checkpoints checkpoints"
+        parts += [f"### {table.title}\n", _code(command), _table(empty.columns, rows)]
+    return parts
 
 
 def _render_study(study: Study) -> str:
