@@ -25,10 +25,7 @@ from fisher_detr.model_zoo import ZooEntry
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, check, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", help="of entries; default: all that were measured here")
-    names = parser.parse_args(arguments).names
-    rows, failed = [], []
+    names, rows, failed = parse(arguments).names, [], []
     try:
         for entry in chosen(names):
             print(f"> {entry.name}", flush=True)
@@ -43,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(tabulate(rows, headers, floatfmt=("", ".2f", ".2f", "g")))
     if failed:
         sys.exit("\n".join(f"check_zoo: {line}" for line in failed))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", help="of entries; default: all that were measured here")
+    return parser.parse_args(arguments)
 
 
 def chosen(names: Sequence[str]) -> list[ZooEntry]:

@@ -66,7 +66,7 @@ def _training_seconds(text: str) -> float | None:
 
 def _quantization_seconds(text: str) -> float | None:
     """From the start of the last run to the saving of its model."""
-    text = text[text.rfind("Environment:") :] if "Environment:" in text else text
+    text = text[text.rfind("\n", 0, max(text.rfind("Environment:"), 0)) + 1 :]  # from its line on
     saved = re.search(rf"{_STAMP}.*Saving checkpoint to .*{re.escape(QUANTIZED)}", text, re.MULTILINE)
     first = re.search(_STAMP, text, re.MULTILINE)
     if not saved or not first:
