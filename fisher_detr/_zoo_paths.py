@@ -36,11 +36,16 @@ class ZooPathHandler(PathHandler):
         return self._isfile(path, **kwargs)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
+        """Whether there is such a file; nothing is fetched to know it."""
+        from fisher_detr.model_zoo import config_path, entry
+
+        name = path.removeprefix(PREFIX)
         try:
-            self._get_local_path(path, **kwargs)
-        except (ValueError, OSError):
+            if name.endswith(CONFIG_SUFFIX):
+                return config_path(name.removesuffix(CONFIG_SUFFIX)).is_file()
+            return entry(name).file is not None
+        except (ValueError, FileNotFoundError):
             return False
-        return True
 
 
 def register_zoo_paths() -> None:

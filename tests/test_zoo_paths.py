@@ -6,6 +6,7 @@ import sys
 import pytest
 from detectron2.utils.file_io import PathManager
 
+from fisher_detr import model_zoo
 from fisher_detr.checkpoint import load_tensors, local_path
 from fisher_detr.engine import load_config, read_config
 from fisher_detr.model_zoo import weights_path
@@ -58,3 +59,11 @@ def test_the_zoo_is_not_imported_before_it_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_whether_there_is_a_file_is_known_without_fetching_it(monkeypatch):
+    def refuse(name):
+        raise AssertionError("nothing is to be fetched")
+
+    monkeypatch.setattr(model_zoo, "weights_path", refuse)
+    assert PathManager.isfile(ADDRESS)

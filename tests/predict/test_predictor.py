@@ -9,8 +9,10 @@ from detectron2.data import DatasetCatalog
 from fisher_detr import model_zoo
 from fisher_detr.checkpoint import load_tensors, save_weights
 from fisher_detr.data import DetrDatasetMapper
-from fisher_detr.engine import Trainer, load_config, load_float
+from fisher_detr.engine import Trainer, load_config, load_float, read_config
 from fisher_detr.predict import Predictor
+from tests.checkpoint.official_models import SMALL_SETTINGS, small_tensors
+from tests.conftest import REPOSITORY
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 from tests.predict.onnx_models import write_onnx
 
@@ -78,6 +80,17 @@ def test_names_that_nobody_knows_are_numbers(run, tmp_path):
         .replace("annotations.json", "gone.json")
     )
     assert Predictor(bare, str(config)).metadata.thing_classes == ["class 0", "class 1", "class 2"]
+
+
+def test_official_checkpoints(tmp_path):
+    """Under the config of their data set, whose names are known where the data are not."""
+    torch.save({"model": small_tensors("detr_r50")}, tmp_path / "official.pth")
+    cfg = read_config(str(REPOSITORY / "configs" / "coco" / "detr_r50.yaml"), SMALL_SETTINGS)
+    (tmp_path / "small.yaml").write_text(cfg.dump())
+    predictor = Predictor(tmp_path / "official.pth", str(tmp_path / "small.yaml"), "cpu")
+    assert predictor.metadata.thing_classes[:2] == ["person", "bicycle"]
+    found = predictor(np.full((60, 80, 3), 90, np.uint8))
+    assert len(found) == 6 and found.pred_classes.max() < 80
 
 
 @pytest.mark.parametrize("suffix", ["float", "uniform_4bit"])
