@@ -38,8 +38,8 @@ def test_deviations():
 
 
 def test_every_measured_row_is_checked():
-    names = [found.name for found in check_zoo.chosen([])]
-    assert names == [path.stem for path in sorted(catalog.ENTRIES.glob("street_*.yaml"))]
+    names = {found.name for found in check_zoo.chosen([])}
+    assert names >= {path.stem for path in catalog.ENTRIES.glob("street_*.yaml")}
     for found in check_zoo.chosen([]):
         assert f"--eval-only MODEL.WEIGHTS zoo://{found.name} " in found.command
 
