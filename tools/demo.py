@@ -65,16 +65,17 @@ def plan(inputs: Sequence[str], output: Path) -> list[tuple[Path, Path]]:
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: two files would be drawn in one, or one over itself.
+        ValueError: two files would be drawn in one, or there is none.
     """
-    pairs = [(source, output / name) for path in inputs for source, name in files_of(Path(path))]
+    found = [(source, output / name) for path in inputs for source, name in files_of(Path(path))]
+    before = output.resolve()  # what an earlier run has drawn, where it lies in a folder that is read
+    pairs = [(source, target) for source, target in found if before not in source.resolve().parents]
     sources: dict[Path, Path] = {}
     for source, target in pairs:
-        if sources.setdefault(target.with_suffix(""), source) != source:
-            other = sources[target.with_suffix("")]
+        if (other := sources.setdefault(target, source)) != source:
             raise ValueError(f"{other} and {source} would both be drawn in {target}: rename one")
-        if target.parent.resolve() == source.parent.resolve():
-            raise ValueError(f"{source} lies where it would be drawn: name another --output")
+    if not pairs:
+        raise ValueError(f"there is no file to draw in {', '.join(inputs)} outside {output}: name another")
     return pairs
 
 
@@ -106,15 +107,20 @@ def process(source: Path, target: Path, draw: Draw) -> str | None:
         elif cv2.haveImageReader(str(source)):
             raise Unreadable("it is a damaged image")
         else:
-            draw_video(source, target.with_suffix(".mp4"), draw)
+            draw_video(source, with_ending(target, ".mp4"), draw)
     except Unreadable as error:
         return f"cannot read {source}: {error}"
     return None
 
 
+def with_ending(path: Path, ending: str) -> Path:
+    """The name with an ending of its format: behind the other one, so that two files stay two."""
+    return path if path.suffix.lower() == ending else path.with_name(path.name + ending)
+
+
 def draw_image(image: np.ndarray, target: Path, draw: Draw) -> None:
     """Draw an image; PNG where OpenCV cannot write its format."""
-    target = target if cv2.haveImageWriter(str(target)) else target.with_suffix(".png")
+    target = target if cv2.haveImageWriter(str(target)) else with_ending(target, ".png")
     encoded = cv2.imencode(target.suffix, draw(image))[1].tobytes()
     write_atomically(target, lambda file: file.write(encoded))
 

@@ -19,12 +19,14 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from fisher_detr.files import write_json
+from fisher_detr.files import read_json, write_json
 from fisher_detr.model_zoo import (
+    NOT_MEASURED,
     PAPER_BITS,
     PAPER_MODELS,
     PAPER_TABLES,
     PaperRow,
+    PaperTable,
     Reproduction,
     describe_study,
     reproduce,
@@ -53,10 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, KeyError, OSError, FloatingPointError) as error:
         sys.exit(f"reproduce: {error}")
     print(tabulate(rows, COLUMNS, floatfmt=".2f", intfmt=","))
-    text = [f"From the official checkpoints, {', '.join(model.checkpoint for model in models)}."]
-    content = {"caption": "AP and APcrit by arm", "columns": COLUMNS, "rows": rows}
-    study = describe_study("python tools/reproduce.py", table.title, text, [content], arguments)
-    write_json(args.results / table.results_file, study)
+    store(args.results / table.results_file, table, rows, arguments)
+
+
+def store(path: Path, table: PaperTable, rows: list[list], arguments: Sequence[str] | None) -> None:
+    """Write the whole table: what was measured now, before, and not at all."""
+    before = read_json(path, "results file")["tables"][0]["rows"] if path.exists() else []
+    measured = {tuple(row[:3]): row for row in before if row[3] != NOT_MEASURED}
+    measured |= {tuple(row[:3]): row for row in rows}
+    all_rows = [measured.get(key, [*key, NOT_MEASURED, "", NOT_MEASURED, None]) for key in table.row_keys()]
+    content = {"caption": "AP and APcrit by arm", "columns": COLUMNS, "rows": all_rows}
+    text = ["From the official checkpoints (docs/reproduce.md)."]
+    write_json(path, describe_study("python tools/reproduce.py", table.title, text, [content], arguments))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ from fisher_detr.model_zoo.catalog import (
 from fisher_detr.model_zoo.page import render_page
 from fisher_detr.model_zoo.paper import BITS as PAPER_BITS
 from fisher_detr.model_zoo.paper import MODELS as PAPER_MODELS
+from fisher_detr.model_zoo.paper import NOT_MEASURED, PaperModel, PaperTable
 from fisher_detr.model_zoo.paper import TABLES as PAPER_TABLES
 from fisher_detr.model_zoo.publish import Publication, publish
 from fisher_detr.model_zoo.reproduction import PaperRow, Reproduction, reproduce
@@ -21,13 +22,16 @@ from fisher_detr.model_zoo.study import Study, describe_study, read_studies
 from fisher_detr.model_zoo.zoo_entry import Kind, Measured, Metric, Quantization, Training, ZooEntry
 
 __all__ = [
+    "NOT_MEASURED",
     "PAPER_BITS",
     "PAPER_MODELS",
     "PAPER_TABLES",
     "Kind",
     "Measured",
     "Metric",
+    "PaperModel",
     "PaperRow",
+    "PaperTable",
     "Publication",
     "Quantization",
     "Reproduction",

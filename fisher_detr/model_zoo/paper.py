@@ -13,6 +13,7 @@ from fisher_detr.structures import Arm
 
 NOT_MEASURED = "not measured here"
 BITS = (4, 5, 6)
+FLOAT_BITS = 32
 
 
 class Way(enum.StrEnum):
@@ -97,6 +98,11 @@ class PaperTable:
         """Heading."""
         way = {Way.PTQ: "post-training quantization", Way.QAT: "quantization-aware training"}[self.way]
         return f"The paper's models on {self.data.title}: {way}"
+
+    def row_keys(self) -> list[tuple[str, int, str]]:
+        """Title, bits and arm of all rows."""
+        widths = [(FLOAT_BITS, "full_precision"), *((bits, arm) for bits in BITS for arm in self.arms)]
+        return [(model.title, bits, arm) for model in MODELS for bits, arm in widths]
 
     def unmeasured(self) -> Table:
         """The table that nobody has filled here."""

@@ -82,6 +82,7 @@ def publish(run: RunFolder, told: Publication) -> Path:
             or a setting is a path of this machine.
         OSError: a file is missing.
     """
+    _check(told)
     commands, seconds = _commands(run, told), told.seconds or run.seconds
     if seconds is None:
         raise ValueError(f"the log of {run.weights.parent} does not tell what it took: give --seconds")
@@ -90,6 +91,13 @@ def publish(run: RunFolder, told: Publication) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         file, entry = _strip_and_measure(cfg, told, commands[1], folder)
         return _enter(dataclasses.replace(entry, training=training), file, run.weights.parent, told.url)
+
+
+def _check(told: Publication) -> None:
+    """Raise ValueError for what no entry may have, before minutes of measuring."""
+    file = {"file": "x", "sha256": "0" * 64, "url": told.url} if told.url else {}
+    metrics = {"AP": Metric(0.0)}
+    ZooEntry(told.name, told.model, "x", "x", metrics, config=told.config_file, quoted="x", **file)
 
 
 def _strip_and_measure(cfg: CfgNode, told: Publication, command: str, folder: str) -> tuple[Path, ZooEntry]:

@@ -26,14 +26,13 @@ from fisher_detr.engine import (
     read_config,
     train,
 )
-from fisher_detr.model_zoo.paper import COCO, PANOPTIC, PaperData, PaperModel, PaperTable, Way
+from fisher_detr.model_zoo.paper import COCO, FLOAT_BITS, PANOPTIC, PaperData, PaperModel, PaperTable, Way
 from fisher_detr.structures import Arm
 
 logger = logging.getLogger(__name__)
 
 # A head of new classes is trained, and a quantized model is, for so many passes over the training images.
 TUNING_EPOCHS, QAT_EPOCHS = 50, 5
-FLOAT_BITS = 32
 _FINAL = "model_final.pth"
 
 

@@ -44,12 +44,12 @@ def names(folder):
 def test_a_folder(inputs, run, tmp_path):
     assert run(inputs, "--critical", "person", "--threshold", "0") == [
         "below/two.bmp",
-        "drive.mp4",
+        "drive.avi.mp4",
         "one.png",
     ]
     picture = cv2.imread(str(tmp_path / "out" / "one.png"))
     assert picture.shape == (480, 768, 3), "enlarged"
-    video = cv2.VideoCapture(str(tmp_path / "out" / "drive.mp4"))
+    video = cv2.VideoCapture(str(tmp_path / "out" / "drive.avi.mp4"))
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (6, 5)
     there, frame = video.read()
     assert there and frame.shape == picture.shape
@@ -57,6 +57,8 @@ def test_a_folder(inputs, run, tmp_path):
 
 def test_the_critical_set_is_another_picture(inputs, run, tmp_path):
     one = inputs / "one.png"
+    cv2.imwrite(str(inputs / "one.jpg"), np.zeros((8, 8, 3), np.uint8))
+    assert run(inputs, "--critical", "") == ["below/two.bmp", "drive.avi.mp4", "one.jpg", "one.png"]
     run(one, "--critical", "", "--threshold", "0")
     plain = cv2.imread(str(tmp_path / "out" / "one.png"))
     run(one, "--critical", "supercategory:person+supercategory:vehicle", "--threshold", "0")
@@ -74,18 +76,18 @@ def test_files_that_cannot_be_read(inputs, run, tmp_path):
     assert [line.split(":")[1].split("/")[-1] for line in lines] == ["cut.avi", "damaged.png", "notes.txt"]
     assert "it ends after" in lines[0] and "of 6 frames, which are drawn in" in lines[0]
     assert "it is a damaged image" in lines[1] and "neither as an image nor as a video" in lines[2]
-    assert names(tmp_path / "out") == ["below/two.bmp", "cut.mp4", "drive.mp4", "one.png"]
+    assert names(tmp_path / "out") == ["below/two.bmp", "cut.avi.mp4", "drive.avi.mp4", "one.png"]
 
 
 def test_formats_that_opencv_does_not_write(tmp_path):
     image = np.full((8, 8, 3), 7, np.uint8)
     demo.draw_image(image, tmp_path / "image.gone", lambda image: image)
-    assert (cv2.imread(str(tmp_path / "image.png")) == image).all()
+    assert (cv2.imread(str(tmp_path / "image.gone.png")) == image).all()
 
 
 def test_mistakes(inputs, run, tmp_path):
     (tmp_path / "other").mkdir()
-    other = tmp_path / "other" / "one.jpg"
+    other = tmp_path / "other" / "one.png"
     cv2.imwrite(str(other), np.zeros((8, 8, 3), np.uint8))
     for words, message in [
         ([tmp_path / "gone"], "gone does not exist: check the path"),
@@ -94,6 +96,13 @@ def test_mistakes(inputs, run, tmp_path):
     ]:
         with pytest.raises(SystemExit, match=f"demo: .*{message}"):
             run(*words)
-    with pytest.raises(SystemExit, match=r"one.png lies where it would be drawn: name another --output"):
+    with pytest.raises(SystemExit, match=r"there is no file to draw in \S+one.png outside \S+in: name"):
         demo.main([str(inputs / "one.png"), *MODEL, "--output", str(inputs)])
     assert not (tmp_path / "out").exists()
+
+
+def test_what_an_earlier_run_has_drawn_is_left_out(inputs):
+    for _ in range(2):
+        demo.main([str(inputs), *MODEL, "--output", str(inputs / "drawn" / "here")])
+        expected = ["below/two.bmp", "drive.avi.mp4", "one.png"]
+        assert names(inputs / "drawn" / "here") == expected

@@ -79,7 +79,7 @@ def test_weights_that_are_put_elsewhere(publish, output, zoo, capsys):
     assert found.url == f"https://example.org/models/{found.file}"
     assert (output / found.file).is_file() and not (zoo / "weights").exists()
     assert f"upload {output}/{found.file} to {found.url}" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="url 'http://example.org/m/.*: give the https address"):
+    with pytest.raises(SystemExit, match="url 'http://example.org/m': give the https address"):
         publish(output, "--url", "http://example.org/m")
 
 
@@ -103,6 +103,10 @@ def test_mistakes(publish, trained, output, zoo):
         publish(output, "--weights", "best.pth")
     with pytest.raises(SystemExit, match="name paths of this machine .DATASETS.REGISTER .*: put them into"):
         publish(output, "DATASETS.REGISTER", str((f"tiny:{trained.data}/annotations.json:{trained.data}",)))
+    with pytest.raises(SystemExit, match="publish_model: name 'Tiny': use lower-case letters"):
+        publish(output, "--name", "Tiny")
+    with pytest.raises(SystemExit, match="config '/tiny.yaml' is not a path in the repository"):
+        publish(output, "--config-file", "/tiny.yaml")
     (output / "log.txt").unlink()
     with pytest.raises(SystemExit, match="does not tell what it took: give --seconds"):
         publish(output)

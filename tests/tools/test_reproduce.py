@@ -48,7 +48,10 @@ def run(root, table, *words):
     stored = {study.title: study for study in read_studies(root / "results")}[PAPER_TABLES[table].title]
     (found,) = stored.tables
     assert found.columns == ["model", "bits", "arm", "AP", "critical set", "APcrit", "bytes"]
-    return found.rows
+    assert len(found.rows) == 4 * (1 + 3 * 3)
+    empty = [row for row in found.rows if row[3] == "not measured here"]
+    assert all(row[4:] == ["", "not measured here", None] for row in empty)
+    return [row for row in found.rows if row not in empty]
 
 
 def test_after_training(root, capsys, monkeypatch):
@@ -114,6 +117,18 @@ def test_data_of_other_classes_are_trained_on_first(root, monkeypatch):
     assert (float_run / "model_final.pth").exists() and (float_run / "done").exists()
     monkeypatch.setattr(reproduction, "train", None)
     assert run(root, "ptq_cityscapes", "--models", "dab_detr_r50", "--bits", 5, 6) == rows
+
+
+def test_a_part_is_added_to_what_was_measured(tmp_path):
+    table, path = PAPER_TABLES["ptq_coco"], tmp_path / "table.json"
+    first = ["DETR, ResNet-50", 4, "uniform", 30.0, "person", 20.0, 100]
+    second = ["DAB-DETR, ResNet-50", 5, "fisher_critical", 40.0, "person", 30.0, 200]
+    reproduce.store(path, table, [first], [])
+    reproduce.store(path, table, [second], [])
+    better = [*first[:3], 31.0, *first[4:]]
+    reproduce.store(path, table, [better], ["ptq_coco"])
+    rows = json.loads(path.read_text())["tables"][0]["rows"]
+    assert [row for row in rows if row[3] != "not measured here"] == [better, second]
 
 
 @pytest.mark.slow
