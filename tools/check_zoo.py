@@ -4,8 +4,8 @@
     tools/check_zoo.py                              (all that were measured here)
     tools/check_zoo.py street_detr_small ...        (these)
 
-Their data sets have to be there: `python datasets/make_street.py` draws street. Exits with 1 where a number is
-further from its row than its tolerance.
+Their data sets have to be there: `python datasets/make_street.py` draws street. Exits with 1 where a number
+is further from its row than its tolerance.
 """
 
 import argparse

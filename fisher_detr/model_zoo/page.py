@@ -32,8 +32,8 @@ studies.
 - **origin**: *measured* in this project by the command below the tables, or *quoted* and not measured here.
 
 Commands run in a clone of this repository, in its environment (`make setup`, `source .venv/bin/activate`).
-A rerun may differ from the row by the tolerance that stands with the command. `python tools/check_zoo.py` checks
-all measured rows, once `python datasets/make_street.py` has drawn their images. How a model gets here:
+A rerun may differ from the row by the tolerance that stands with the command. `python tools/check_zoo.py`
+checks all measured rows, once `python datasets/make_street.py` has drawn their images. How a model gets here:
 [docs/publish.md](docs/publish.md).
 """
 

@@ -48,8 +48,13 @@ class OnnxDetector:
                 f"ONNX model {path} has no output {', '.join(absent)} (it has {', '.join(names)}): export a "
                 "detector with its post-processing"
             )
-        stored = self._session.get_modelmeta().custom_metadata_map
-        self.info: dict[str, Any] = json.loads(stored.get(METADATA, "{}"))
+        stored = self._session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
+        try:
+            self.info: dict[str, Any] = dict(json.loads(stored))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"the metadata {METADATA!r} of {path} is no JSON object: export it again"
+            ) from None
 
     def __call__(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
         """Detect; see `DetrBase.forward`."""

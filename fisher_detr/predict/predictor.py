@@ -130,6 +130,8 @@ def _complete(cfg: CfgNode, categories: Mapping[str, str] | None) -> _Descriptio
 def _config_of(model: str, info: Mapping[str, Any]) -> CfgNode:
     """The config that a file holds, or that a run has left beside it."""
     if text := info.get("config"):
+        if not isinstance(text, str) or "_BASE_" in text:  # a file of someone else opens no others
+            raise ValueError(f"the config in {model} is not one that stands by itself: name a config file")
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
             file.write(text)
             file.flush()

@@ -69,6 +69,14 @@ def test_config_from_the_file_its_folder_or_the_user(run):
     same(Predictor(bare, str(config))(picture(run)), expected(picture(run)))
 
 
+@pytest.mark.parametrize("config", ["_BASE_: other.yaml", ["SEED: 1"]])
+def test_a_config_in_a_file_opens_no_other(run, config):
+    stored = load_tensors(run / "model_final.pth")
+    torch.save(stored | {"info": {"config": config}}, run / "strange.pth")
+    with pytest.raises(ValueError, match=r"config in \S+strange.pth is not one that stands by itself: name"):
+        Predictor(run / "strange.pth")
+
+
 def test_names_that_nobody_knows_are_numbers(run, tmp_path):
     bare = tmp_path / "bare.pth"
     torch.save({"model": load_tensors(run / "model_final.pth")["model"]}, bare)
@@ -131,6 +139,9 @@ def test_onnx_mistakes(run, tmp_path):
     assert "\n" not in str(caught.value)
     path = write_onnx(tmp_path / "other.onnx", {}, ("boxes", "scores", "labels"))
     with pytest.raises(ValueError, match=r"has no output classes \(it has boxes, scores, labels\)"):
+        Predictor(path)
+    path = write_onnx(tmp_path / "list.onnx", [1])
+    with pytest.raises(ValueError, match=r"metadata 'fisher_detr' of \S+list.onnx is no JSON object"):
         Predictor(path)
     path = write_onnx(tmp_path / "silent.onnx")
     with pytest.raises(FileNotFoundError, match="silent.onnx does not tell its config"):
