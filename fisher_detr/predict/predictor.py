@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,11 @@ def _describe(model: str, config_file: str, exported: Mapping[str, Any] | None) 
     return _complete(cfg, info.get("categories") or known_categories(cfg))
 
 
-def _complete(cfg: CfgNode, categories: Mapping[str, str] | None) -> _Description:
+def _complete(cfg: CfgNode, categories: Mapping[str, str] | Sequence[str] | None) -> _Description:
     """Without names the categories are numbers; without a number building the model is the error."""
     number = cfg.MODEL.DETR.NUM_CLASSES
+    if categories and not isinstance(categories, Mapping):  # names alone
+        categories = dict.fromkeys(categories, "")
     categories = categories or {f"class {index}": "" for index in range(number)}
     cfg.MODEL.DETR.NUM_CLASSES = number or len(categories)
     return _Description(cfg, dict(categories), cfg.CRITICAL.TARGET)

@@ -130,6 +130,14 @@ def test_onnx(run, tmp_path):
     assert sized.pred_boxes.tensor.tolist() == [[2, 4, 96, 24]]
 
 
+def test_a_file_that_tells_the_names_alone(run, tmp_path):
+    """Its config is then the user's to name."""
+    path = write_onnx(tmp_path / "names.onnx", {"categories": ["a", "b", "c"]})
+    predictor = Predictor(path, str(run / "config.yaml"))
+    assert predictor.metadata.thing_classes == ["a", "b", "c"]
+    assert predictor.metadata.thing_supercategories == ["", "", ""]
+
+
 def test_onnx_mistakes(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="ONNX model none.onnx does not exist"):
         Predictor("none.onnx")
