@@ -13,7 +13,8 @@ PACKAGE = REPOSITORY / "fisher_detr"
 DOORS = {
     "files": set(),
     "_detectron2": set(),
-    "__init__": {"_detectron2", "config", "data", "modeling"},
+    "__init__": {"_detectron2", "_zoo_paths", "config", "data", "modeling"},
+    "_zoo_paths": {"model_zoo"},
     "structures": set(),
     "config": {"structures"},
     "layers": {"structures"},
@@ -41,8 +42,24 @@ DOORS = {
         "checkpoint",
         "export",
     },
-    "model_zoo": {"engine", "checkpoint", "export", "quantization", "structures"},
-    "predict": {"engine", "checkpoint", "export", "quantization", "structures"},
+    "model_zoo": {
+        "engine",
+        "modeling",
+        "critical",
+        "checkpoint",
+        "export",
+        "quantization",
+        "structures",
+    },
+    "predict": {
+        "engine",
+        "model_zoo",
+        "data",
+        "checkpoint",
+        "export",
+        "quantization",
+        "structures",
+    },
 }
 # Command lines use what drives, and what its functions take and give.
 TOOLS_MAY = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fisher_detr.files import write_text
-from fisher_detr.model_zoo import entries, read_studies, render_page
+from fisher_detr.model_zoo import PAPER_TABLES, entries, read_studies, render_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "MODEL_ZOO.md"
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="exit with 1 where the page differs")
     check = parser.parse_args(arguments).check
     try:
-        text = render_page(entries(), read_studies(STUDIES))
+        unmeasured = [x for x in PAPER_TABLES.values() if not (STUDIES / x.results_file).exists()]
+        text = render_page(entries(), read_studies(STUDIES), unmeasured)
     except ValueError as error:
         sys.exit(f"make_model_zoo: {error}")
     if not check:

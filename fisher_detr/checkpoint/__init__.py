@@ -7,6 +7,7 @@ from fisher_detr.checkpoint.class_rows import COCO_ROWS, PANOPTIC_ROWS, ClassPol
 from fisher_detr.checkpoint.convert import UnplacedKeysError
 from fisher_detr.checkpoint.convert_file import ClassChoice, convert_official_file
 from fisher_detr.checkpoint.manifest import ConversionManifest
+from fisher_detr.checkpoint.paths import local_path
 from fisher_detr.checkpoint.query_rows import GROUPS_KEY
 from fisher_detr.checkpoint.restore_file import restore_official_file
 from fisher_detr.checkpoint.tensors import load_tensors
@@ -27,6 +28,7 @@ __all__ = [
     "convert_official_file",
     "load_backbone",
     "load_tensors",
+    "local_path",
     "restore_official_file",
     "save_weights",
     "spelled",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fisher_detr.checkpoint.convert import to_ours
 from fisher_detr.checkpoint.official import holds_official, take_apart
+from fisher_detr.checkpoint.paths import local_path
 from fisher_detr.checkpoint.tensors import load_tensors
 
 PREFIX = "backbone."
@@ -24,7 +25,7 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike) -> None:
         FileNotFoundError: no such file.
         ValueError: the file is corrupt, or its backbone has other keys or shapes.
     """
-    if not os.path.isfile(path):
+    if not os.path.isfile(local_path(path)):
         raise FileNotFoundError(f"checkpoint {path} does not exist: check MODEL.BACKBONE.WEIGHTS")
     stored = _named_here(load_tensors(path), path)
     weights = {key.removeprefix(PREFIX): x for key, x in stored.items() if key.startswith(PREFIX)}

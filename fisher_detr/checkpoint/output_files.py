@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fisher_detr.checkpoint.paths import local_path
 from fisher_detr.checkpoint.tensors import load_tensors
 from fisher_detr.files import sha256_of, write_atomically
 
@@ -51,7 +52,7 @@ class OutputFiles:
         files = cls(Path(output))
         if files.checkpoint.suffix != ".pth":
             raise ValueError(f"output {output}: expected a name that ends in .pth")
-        if files.checkpoint.exists() and files.checkpoint.samefile(source):
+        if files.checkpoint.exists() and files.checkpoint.samefile(local_path(source)):
             raise ValueError(f"output {output} is the file to convert: give another name")
         existing = [str(path) for path in files._all if path.exists()]
         if existing and not force:
@@ -95,7 +96,8 @@ class FileRecord:
     @classmethod
     def of(cls, path: str | os.PathLike) -> "FileRecord":
         """Read a file."""
-        return cls(Path(path).name, sha256_of(path), os.path.getsize(path))
+        path = Path(local_path(path))
+        return cls(path.name, sha256_of(path), path.stat().st_size)
 
 
 def read_source(path: str | os.PathLike) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def read_source(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: the file is corrupt, or holds anything but tensors and plain containers.
     """
-    if not os.path.isfile(path):
+    if not os.path.isfile(local_path(path)):
         raise FileNotFoundError(f"checkpoint {path} does not exist: check the path")
     return load_tensors(path)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fisher_detr.checkpoint.paths import local_path
 from fisher_detr.quantization import is_packed, load_packed
 
 
@@ -20,6 +21,7 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: the file is corrupt, or holds anything but tensors and plain containers.
     """
+    path = local_path(path)
     if is_packed(path):
         packed = load_packed(path)
         return {"model": packed.state} | packed.info

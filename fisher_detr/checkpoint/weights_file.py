@@ -25,7 +25,7 @@ def save_weights(folder: str | os.PathLike, name: str, model: nn.Module, info: M
         folder: where to.
         name: of the file, without its ending.
         model: quantized and calibrated, or in full precision.
-        info: JSON to store in a packed file.
+        info: JSON to store beside them: config, categories.
 
     Returns:
         the file, which MODEL.WEIGHTS takes.
@@ -36,5 +36,7 @@ def save_weights(folder: str | os.PathLike, name: str, model: nn.Module, info: M
         save_packed(path, model.state_dict(), {**info, **groups})
     else:
         weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
-        write_atomically(path, lambda file: torch.save({"model": weights, **groups}, file))
+        write_atomically(
+            path, lambda file: torch.save({"model": weights, **groups, "info": dict(info)}, file)
+        )
     return path

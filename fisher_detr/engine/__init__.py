@@ -10,17 +10,26 @@ from fisher_detr.engine.compare import (
     float_bytes,
     quantized_coverage,
 )
+from fisher_detr.engine.config_merge import setting_differences
 from fisher_detr.engine.console import ProgressBar
-from fisher_detr.engine.defaults import device_type, load_config, setup, start_logging
+from fisher_detr.engine.defaults import (
+    device_type,
+    fit_device,
+    load_config,
+    read_config,
+    setup,
+    start_logging,
+)
 from fisher_detr.engine.distributed import Rank
 from fisher_detr.engine.ema import ModelEMA
 from fisher_detr.engine.environment import environment
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.kept_results import KeptResults
+from fisher_detr.engine.known_categories import known_categories
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
 from fisher_detr.engine.planning import explain_curve, explain_plan
 from fisher_detr.engine.post_training import PostTrainingQuantizer
-from fisher_detr.engine.qat import prepare
+from fisher_detr.engine.qat import is_quantized, prepare
 from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.engine.scale_phases import QATSchedule
 from fisher_detr.engine.trace_penalty import FisherTracePenalty, PenaltySettings
@@ -49,13 +58,18 @@ __all__ = [
     "float_bytes",
     "explain_curve",
     "explain_plan",
+    "fit_device",
+    "is_quantized",
+    "known_categories",
     "load_config",
     "load_float",
     "load_quantized",
     "prepare",
     "quantized_coverage",
+    "read_config",
     "run_post_training",
     "run_training_command",
+    "setting_differences",
     "setup",
     "start_logging",
     "train",

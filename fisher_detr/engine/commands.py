@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from fisher_detr.checkpoint import SafeCheckpointer
+from fisher_detr.checkpoint import SafeCheckpointer, local_path
 from fisher_detr.engine.defaults import save_config, setup
 from fisher_detr.engine.distributed import main_process_works
 from fisher_detr.engine.qat import is_quantized, quantize_for_training
@@ -158,7 +158,7 @@ def load_quantized(cfg: CfgNode) -> DetrBase:
         FileNotFoundError: no such file.
         ValueError: MODEL.WEIGHTS is a checkpoint in full precision.
     """
-    if not os.path.isfile(cfg.MODEL.WEIGHTS):
+    if not os.path.isfile(local_path(cfg.MODEL.WEIGHTS)):
         raise FileNotFoundError(f"checkpoint {cfg.MODEL.WEIGHTS!r} does not exist: check MODEL.WEIGHTS")
     if not is_quantized(cfg.MODEL.WEIGHTS):
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 
 
 def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] = ()) -> None:
@@ -15,7 +16,7 @@ def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] =
 
     Args:
         cfg: with the default of every key.
-        config_file: empty: none.
+        config_file: empty: none; `zoo://<name>`: that of a model zoo entry.
         overrides: alternating full keys and values.
 
     Raises:
@@ -26,11 +27,19 @@ def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] =
         raise ValueError(
             f"settings on the command line are pairs of KEY VALUE: {overrides[-1]!r} has no value"
         )
+    config_file = _of_zoo(config_file)
     settings = [*_leaves(_read(config_file), cfg)] if config_file else []
     settings += zip(overrides[::2], overrides[1::2], strict=True)
     mistakes = [mistake for key, value in settings if (mistake := _set(cfg, key, value))]
     if mistakes:
         raise ValueError("config: " + "; ".join(mistakes))
+
+
+def _of_zoo(config_file: str) -> str:
+    """The file of `zoo://<name>`, which stands for the config where one is read."""
+    if not config_file.startswith("zoo://"):
+        return config_file
+    return PathManager.get_local_path(f"{config_file.removesuffix('.yaml')}.yaml")
 
 
 def _read(config_file: str) -> dict[str, Any]:
@@ -87,6 +96,25 @@ def _set_value(cfg: CfgNode, key: str, value: Any, default: Any) -> str | None:
                 pass
         return f"{key} is {value!r}, expected {type(default).__name__} as in {default!r}"
     return None
+
+
+def setting_differences(base: CfgNode, other: CfgNode) -> dict[str, str]:
+    """What to put behind a config to get another one: values as the command line takes them, by full key."""
+    known = dict(_flat(base))
+    return {key: str(value) for key, value in _flat(other) if key not in known or known[key] != value}
+
+
+def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """A config that was dumped has lists in place of tuples, which YAML has not."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -35,7 +35,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         FileNotFoundError: no such config or annotation file.
         ValueError: names all settings that are wrong, or what is wrong with the data.
     """
-    return prepare(_read(config_file, overrides))
+    return prepare(read_config(config_file, overrides))
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -46,7 +46,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Args:
         args: of `detectron2.engine.default_argument_parser`.
     """
-    cfg = _read(args.config_file, args.opts)
+    cfg = read_config(args.config_file, args.opts)
     start_logging(cfg.OUTPUT_DIR)
     logger.info("Environment:\n%s", collect_env_info())
     logger.info("Arguments: %s", args)
@@ -60,15 +60,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def device_type(args: argparse.Namespace) -> str:
     """Kind of the device that `setup` will choose for the model: "cuda" or "cpu"; nothing is set up yet."""
-    wanted = _read(args.config_file, args.opts).MODEL.DEVICE.partition(":")[0]
+    wanted = read_config(args.config_file, args.opts).MODEL.DEVICE.partition(":")[0]
     return wanted if wanted != "cuda" or torch.cuda.is_available() else "cpu"
 
 
 def prepare(cfg: CfgNode, splits: Sequence[str] = SPLITS) -> CfgNode:
     """Fit a config to this machine in place, register its data sets, read those of `splits`, and check it."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %s and this machine has no GPU: running on the CPU", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
+    fit_device(cfg)
     used = {name for split in splits for name in cfg.DATASETS[split]}
     register_from_config_strings(cfg.DATASETS.REGISTER, used, cfg.DATASETS.DROP_BAD_BOXES)
     for name in sorted(used & DatasetCatalog.keys()):
@@ -76,6 +74,13 @@ def prepare(cfg: CfgNode, splits: Sequence[str] = SPLITS) -> CfgNode:
         complete_metadata(name)
     check_config(cfg, splits)
     return cfg
+
+
+def fit_device(cfg: CfgNode) -> None:
+    """Choose the CPU where MODEL.DEVICE is a GPU and there is none, in place."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s and this machine has no GPU: running on the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
 
 
 def start_logging(folder: str) -> None:
@@ -93,7 +98,8 @@ def save_config(cfg: CfgNode, name: str = "config.yaml") -> None:
         write_text(os.path.join(cfg.OUTPUT_DIR, name), cfg.dump())
 
 
-def _read(config_file: str, overrides: Sequence[str]) -> CfgNode:
+def read_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """The defaults with a file and overrides, as for `load_config`; data are not looked at."""
     cfg = get_cfg()
     add_fisher_detr_config(cfg)
     merge_config(cfg, config_file, overrides)

@@ -15,6 +15,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, pareto
+from fisher_detr.checkpoint import local_path
 from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.calibration_images import calibration_images
@@ -123,7 +124,7 @@ class PostTrainingQuantizer:
                 critical = resolve_category_set(cfg.CRITICAL.TARGET, metadata)
         provenance = {
             "weights": os.path.basename(cfg.MODEL.WEIGHTS),
-            "weights_sha256": sha256_of(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None,
+            "weights_sha256": sha256_of(local_path(cfg.MODEL.WEIGHTS)) if cfg.MODEL.WEIGHTS else None,
             "datasets": list(cfg.DATASETS.TRAIN),
             "seed": cfg.QUANT.CALIBRATION.SEED,
             "box_loss": cfg.CRITICAL.BOX_LOSS,

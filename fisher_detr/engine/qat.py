@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 
-from fisher_detr.checkpoint import SafeCheckpointer, load_tensors
+from fisher_detr.checkpoint import SafeCheckpointer, load_tensors, local_path
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.engine.distillation import Distillation
 from fisher_detr.engine.hooks import QATHook
@@ -114,7 +114,8 @@ def stored_widths(state: Mapping[str, Tensor], model: nn.Module, skip: Sequence[
 
 def is_quantized(path: str) -> bool:
     """Whether a checkpoint holds a quantized model."""
-    if not os.path.isfile(path) or path.endswith(".pkl"):  # which is how Detectron2's zoo stores models
+    # Detectron2's zoo stores models as .pkl; none of them is quantized.
+    if path.endswith(".pkl") or not os.path.isfile(local_path(path)):
         return False
     state = load_tensors(path).get("model", {})
     return any(name.endswith(_WIDTH_NAME) for name in state)

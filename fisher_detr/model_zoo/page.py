@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from fisher_detr.model_zoo.paper import PaperTable
 from fisher_detr.model_zoo.study import Study
 from fisher_detr.model_zoo.zoo_entry import ZooEntry
 from fisher_detr.structures import Arm
@@ -16,8 +17,9 @@ _INTRODUCTION = """\
 Models in full precision and their low-bit versions side by side, a table for each data set and split; then
 studies.
 
-- **name**: of the entry, `fisher_detr/model_zoo/entries/<name>.yaml`; linked to the weights where they are
-  shipped.
+- **name**: of the entry, `fisher_detr/model_zoo/entries/<name>.yaml`; linked to its weights where there are
+  any. `zoo://<name>` is their path, which `MODEL.WEIGHTS` takes; `fisher_detr.model_zoo.get("<name>")` is
+  the model.
 - **weights**: `float32`, or the average width: the bytes are those of this uniform width over the quantized
   layers. **activations**: their width; empty: float32.
 - **arm**: how the bits are spent. `uniform`: the same width everywhere; `fisher_overall`: by what
@@ -30,18 +32,37 @@ studies.
 - **origin**: *measured* in this project by the command below the tables, or *quoted* and not measured here.
 
 Commands run in a clone of this repository, in its environment (`make setup`, `source .venv/bin/activate`).
-A rerun may differ from the row by the tolerance that stands with the command.
+A rerun may differ from the row by the tolerance that stands with the command. `python tools/check_zoo.py`
+checks all measured rows, once `python datasets/make_street.py` has drawn their images. How a model gets here:
+[docs/publish.md](docs/publish.md).
+"""
+
+_PAPER = """\
+From the official checkpoints on the real data sets; [docs/reproduce.md](docs/reproduce.md) has the steps.
+"""
+
+_OFFICIAL = """\
+The files are in the authors' repositories ([docs/checkpoints.md](docs/checkpoints.md)); `MODEL.WEIGHTS` takes
+them as they are, too.
 """
 
 
-def render_page(entries: Iterable[ZooEntry], studies: Iterable[Study] = ()) -> str:
-    """The whole page; data sets that something was measured on come first."""
+def render_page(
+    entries: Iterable[ZooEntry], studies: Iterable[Study] = (), unmeasured: Sequence[PaperTable] = ()
+) -> str:
+    """The whole page; data sets that something was measured on come first.
+
+    Args:
+        entries: of the zoo.
+        studies: what benchmarks have measured.
+        unmeasured: tables of the paper that nobody has measured here.
+    """
     groups: dict[str, list[ZooEntry]] = {}
     for entry in sorted(entries, key=_order):
         groups.setdefault(f"{entry.data_set} {entry.split}", []).append(entry)
     titles = sorted(groups, key=lambda title: (all(entry.quoted for entry in groups[title]), title))
     sections = [_render_group(title, groups[title]) for title in titles]
-    return "\n".join([_INTRODUCTION, *sections, *map(_render_study, studies)])
+    return "\n".join([_INTRODUCTION, *sections, *_render_paper(unmeasured), *map(_render_study, studies)])
 
 
 def _order(entry: ZooEntry) -> tuple:
@@ -64,6 +85,8 @@ def _render_group(title: str, entries: list[ZooEntry]) -> str:
     if categories:
         parts += ["### Categories\n", _metric_table(entries, categories)]
     parts += _quotations(entries)
+    if official := [entry for entry in entries if entry.converter]:
+        parts += ["### Official checkpoints\n", _OFFICIAL, *map(_conversion, official)]
     if reproducible := [entry for entry in entries if entry.command]:
         parts += ["### Commands\n", *map(_reproduction, reproducible)]
     return "\n".join(parts)
@@ -90,7 +113,7 @@ def _value(entry: ZooEntry, metric: str) -> str:
 
 def _name(entry: ZooEntry) -> str:
     name = f"`{entry.name}`"
-    return f"[{name}](fisher_detr/model_zoo/weights/{entry.file})" if entry.file else name
+    return f"[{name}]({entry.url or f'fisher_detr/model_zoo/weights/{entry.file}'})" if entry.file else name
 
 
 def _activations(entry: ZooEntry) -> str:
@@ -120,6 +143,13 @@ def _quotations(entries: list[ZooEntry]) -> list[str]:
     return ["Quoted, not measured here:\n", *lines, ""] if lines else []
 
 
+def _conversion(entry: ZooEntry) -> str:
+    """How an official checkpoint becomes one of this project, and is evaluated."""
+    output = entry.converter.split()[-1]
+    evaluate = f"python tools/train_net.py --config-file {entry.config} --eval-only MODEL.WEIGHTS {output}"
+    return "\n".join([f"**`{entry.name}`**:\n", _code(f"{entry.converter}\n{evaluate}")])
+
+
 def _reproduction(entry: ZooEntry) -> str:
     """Commands of an entry, what they took, how far a rerun may differ."""
     config = f", config [{entry.config}]({entry.config})" if entry.config else ""
@@ -131,7 +161,7 @@ def _reproduction(entry: ZooEntry) -> str:
             f"{_duration(measured.seconds)}{commit}. Tolerance: {_tolerances(entry)}.\n"
         )
     if entry.training:
-        parts += [f"Trained in {_duration(entry.training.seconds)} by\n", _code(entry.training.command)]
+        parts += [f"Made in {_duration(entry.training.seconds)} by\n", _code(entry.training.command)]
     if entry.sha256:
         parts.append(f"sha256 of the weights: `{entry.sha256}`\n")
     return "\n".join(parts)
@@ -144,6 +174,17 @@ def _tolerances(entry: ZooEntry) -> str:
     if len(names) == 1:
         return f"{next(iter(names)):g}"
     return "; ".join(f"{tolerance:g} ({', '.join(metrics)})" for tolerance, metrics in names.items())
+
+
+def _render_paper(tables: Sequence[PaperTable]) -> list[str]:
+    """Tables of the paper without numbers, each with the command that fills it."""
+    parts = ["## Tables of the paper\n", _PAPER] if tables else []
+    for table in tables:
+        empty = table.unmeasured()
+        rows = [[str(cell) for cell in row] for row in empty.rows]
+        command = f"python tools/reproduce.py {table.name} --checkpoints checkpoints"
+        parts += [f"### {table.title}\n", _code(command), _table(empty.columns, rows)]
+    return parts
 
 
 def _render_study(study: Study) -> str:

@@ -59,19 +59,24 @@ class Study:
 
 
 def describe_study(
-    program: str, title: str, text: Sequence[str], tables: Sequence[Mapping[str, Any]]
+    program: str,
+    title: str,
+    text: Sequence[str],
+    tables: Sequence[Mapping[str, Any]],
+    arguments: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What a benchmark measured here and now, as its file holds it.
 
     Args:
-        program: that was started, such as "python -m benchmarks.bench_qat"; its arguments are this process'.
+        program: that was started, such as "python -m benchmarks.bench_qat".
         title: heading.
         text: paragraphs.
         tables: each with `caption`, `columns` and `rows`.
+        arguments: of the program; None: this process'.
     """
     return {
         "title": title,
-        "command": f"{program} {shlex.join(sys.argv[1:])}",
+        "command": f"{program} {shlex.join(sys.argv[1:] if arguments is None else arguments)}",
         "text": list(text),
         "environment": environment(),
         "tables": list(tables),

@@ -68,7 +68,7 @@ class Quantization:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How the weights were trained: the command and the seconds it took."""
+    """How the weights were made: the command and the seconds it took."""
 
     command: str
     seconds: float
@@ -98,7 +98,7 @@ class ZooEntry:
     """One model of the zoo: a YAML file `entries/<name>.yaml` with these keys.
 
     Attributes:
-        name: lower-case letters, digits and `_`; later `zoo://<name>`.
+        name: lower-case letters, digits and `_`; `zoo://<name>` is a path of its weights.
         model: a title for people. Full precision and quantized entries of one model share it.
         data_set: what the metrics were measured on.
         split: of the data set.
@@ -109,9 +109,14 @@ class ZooEntry:
         size_bytes: bytes of all parameters and buffers, quantized weights packed with their scales, the rest
             in float32. Required where measured.
         quantization: None in full precision.
-        training: how the weights were made; None where `command` makes them itself.
-        file: weights, a file name in `weights/`; None: not shipped.
+        training: how the weights were made, by training or by quantization; None where nobody made them here.
+        file: name of the weights; None: there are none.
         sha256: of the file.
+        url: https address of the file; None: it is shipped in `weights/`.
+        categories: super-category ("": none) by category name, in the order of the class indices; None: those
+            of the config's data sets.
+        converter: run in the repository, turns the official checkpoint of a quoted row into one of this
+            project.
         measured: provenance of the metrics, this project's own measurement ...
         quoted: ... or the citation they are quoted from.
     """
@@ -129,6 +134,9 @@ class ZooEntry:
     training: Training | None = None
     file: str | None = None
     sha256: str | None = None
+    url: str | None = None
+    categories: dict[str, str] | None = None
+    converter: str | None = None
     measured: Measured | None = None
     quoted: str | None = None
 
@@ -169,9 +177,11 @@ class ZooEntry:
         if (self.file is None) != (self.sha256 is None):
             problems.append("file and sha256: give both or none")
         if self.file is not None and PurePosixPath(self.file).name != self.file:
-            problems.append(f"file {self.file!r} is not the name of a file in weights/")
+            problems.append(f"file {self.file!r} is not the name of a file")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             problems.append(f"sha256 {self.sha256!r}, expected 64 hexadecimal digits")
+        if self.url is not None and (self.file is None or not self.url.startswith("https://")):
+            problems.append(f"url {self.url!r}: give the https address of file")
         if self.config and (self.config.startswith("/") or ".." in PurePosixPath(self.config).parts):
             problems.append(f"config {self.config!r} is not a path in the repository")
         return problems

@@ -4,7 +4,8 @@ import pytest
 from detectron2.config import get_cfg
 
 from fisher_detr import add_fisher_detr_config
-from fisher_detr.engine.config_merge import merge_config
+from fisher_detr.engine.config_merge import merge_config, setting_differences
+from fisher_detr.engine.defaults import read_config
 
 
 def merged(config_file="", overrides=()):
@@ -113,3 +114,16 @@ def test_yaml_runs_no_code(tmp_path):
     with pytest.raises(ValueError):
         merged(write(tmp_path / "evil.yaml", text))
     assert not victim.exists()
+
+
+def test_differences_put_behind_a_config_give_the_other(tmp_path):
+    base, other = read_config(), read_config()
+    changes = {"SOLVER.BASE_LR": 0.5, "DATASETS.TEST": ("a", "b"), "MODEL.WEIGHTS": "", "SEED": 3}
+    other.merge_from_list([word for pair in changes.items() for word in pair])
+    (tmp_path / "dumped.yaml").write_text(other.dump())
+    dumped = read_config(str(tmp_path / "dumped.yaml"))
+    found = setting_differences(base, dumped)
+    assert found == {key: str(value) for key, value in changes.items() if value != ""}
+    again = read_config("", [word for pair in found.items() for word in pair])
+    assert again.dump() == other.dump()
+    assert setting_differences(base, base) == {}

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import yaml
 
-from fisher_detr.model_zoo import Kind, Metric, entries, entry, weights_path, write_entry
+from fisher_detr.model_zoo import Kind, Metric, catalog, download, entries, entry, weights_path, write_entry
+from tests.model_zoo.server import serving
 
 QUOTED = """\
 name: quoted
@@ -15,6 +16,9 @@ split: val2017
 metrics: {AP: {value: 42}}
 quoted: Someone, somewhere, 2020
 """
+
+
+FILE = f"file: a\nsha256: {'0a' * 32}\n"
 
 
 def write(zoo, text, name="quoted"):
@@ -43,16 +47,43 @@ def test_weights_are_copied_and_checked(zoo, full, tmp_path):
     weights = tmp_path / "model_final.pth"
     weights.write_bytes(b"weights")
     write_entry(full, weights)
-    assert entry("toy").file == "toy.pth"
+    name = "toy-9a129038.pth"  # sha256 of "weights"
+    assert entry("toy").file == name
     assert entry("toy").sha256 == hashlib.sha256(b"weights").hexdigest()
-    assert weights_path("toy") == zoo / "weights" / "toy.pth"
+    assert weights_path("toy") == zoo / "weights" / name
     assert weights_path("toy").read_bytes() == b"weights"
     weights_path("toy").write_bytes(b"weightz")
-    with pytest.raises(ValueError, match=r"toy\.pth have sha256 \w{64}, \w{64} was published"):
+    with pytest.raises(ValueError, match=rf"{name} have sha256 \w{{64}}, \w{{64}} was published"):
         weights_path("toy")
-    (zoo / "weights" / "toy.pth").unlink()
-    with pytest.raises(FileNotFoundError, match=r"toy\.pth of model zoo entry 'toy' do not exist"):
+    (zoo / "weights" / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name} of model zoo entry 'toy' do not exist"):
         weights_path("toy")
+
+
+def test_new_weights_take_the_place_of_the_old_ones(zoo, full, tmp_path):
+    for content in (b"weights", b"better weights"):
+        (tmp_path / "model.pth").write_bytes(content)
+        write_entry(full, tmp_path / "model.pth")
+        (shipped,) = (zoo / "weights").iterdir()
+        assert shipped == weights_path("toy") and shipped.read_bytes() == content
+
+
+def test_weights_with_an_address_are_fetched_into_the_cache(zoo, full, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SCHEMES", ("http",))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.pth").write_bytes(b"weights")
+    write_entry(full, tmp_path / "model.pth", "https://somewhere/toy.pth")
+    assert not (zoo / "weights").exists()
+    with serving() as server:
+        server.files["/toy.pth"] = b"weights"
+        here = dataclasses.replace(entry("toy"))
+        object.__setattr__(here, "url", f"{server.address}/toy.pth")  # which no entry may have: it is http
+        monkeypatch.setattr(catalog, "entry", lambda name: here)
+        path = weights_path("toy")
+    assert path == tmp_path / "cache" / "fisher_detr" / "toy-9a129038.pth"
+    assert path.read_bytes() == b"weights"
+    assert weights_path("toy") == path, "without network"
 
 
 def test_an_entry_without_weights(zoo):
@@ -101,6 +132,17 @@ def test_numpy_numbers_are_written_as_plain_ones(zoo, full):
         ("quoted: Some", "file: a.pth\nquoted: Some", "file and sha256: give both or none"),
         ("quoted: Some", f"file: ../a\nsha256: {'0a' * 32}\nquoted: Some", "file '../a' is not the name"),
         ("quoted: Some", "file: a\nsha256: 0a\nquoted: Some", "sha256 '0a', expected 64 hexadecimal"),
+        (
+            "quoted: Some",
+            "url: https://a/b\nquoted: Some",
+            "url 'https://a/b': give the https address of file",
+        ),
+        ("quoted: Some", f"{FILE}url: http://a/b\nquoted: Some", "url 'http://a/b': give the https address"),
+        (
+            "quoted: Some",
+            "categories: [a]\nquoted: Some",
+            r"categories is \['a'\], expected keys",
+        ),
         ("quoted: Some", "config: /etc/a.yaml\nquoted: Some", "config '/etc/a.yaml' is not a path in the"),
         ("quoted: Someone, somewhere, 2020", "", "measured and quoted: give exactly one"),
         ("metrics: {", "metrics: {{", "is not valid YAML: "),

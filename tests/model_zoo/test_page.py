@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from fisher_detr.model_zoo import Metric, ZooEntry, read_studies, render_page
+from fisher_detr.model_zoo import PAPER_TABLES, Metric, ZooEntry, read_studies, render_page
 
 STUDY = {
     "title": "Arms on street",
@@ -79,7 +79,7 @@ def test_every_command_stands_with_what_it_took(full):
     assert "```bash\npython tools/train_net.py --eval-only\n```" in page
     assert "Measured 2025-01-31 with torch 2.11.0 on CPU, two cores in 1 min 1 s." in page
     assert "Tolerance: 0.1 (AP); 0.3 (APcrit_person)." in page
-    assert "Trained in 2 h 5 min by\n\n```bash\npython tools/train_net.py\n```" in page
+    assert "Made in 2 h 5 min by\n\n```bash\npython tools/train_net.py\n```" in page
     assert "0a" * 32 in page
 
 
@@ -121,3 +121,30 @@ def test_a_broken_study_is_named(tmp_path, change, message):
     (tmp_path / "arms.json").write_text(json.dumps(STUDY | change))
     with pytest.raises(ValueError, match=rf"arms\.json: {message}"):
         read_studies(tmp_path)
+
+
+def test_tables_that_nobody_has_measured():
+    table = PAPER_TABLES["qat_cityscapes"]
+    page = render_page([], [], [table])
+    found = rows(page, ["model", "bits", "qat", "qat_overall", "qat_critical"])
+    assert len(found) == 12 and found[0] == ("DETR, ResNet-50", "4", *["not measured here"] * 3)
+    assert "python tools/reproduce.py qat_cityscapes --checkpoints checkpoints\n" in page
+    assert "Tables of the paper" not in render_page([])
+
+
+def test_official_checkpoints_have_their_converter():
+    converted = dataclasses.replace(
+        quoted("a", 1.0),
+        config="configs/a.yaml",
+        converter="python tools/convert_checkpoint.py b --output a.pth",
+    )
+    expected = (
+        "python tools/convert_checkpoint.py b --output a.pth\n"
+        "python tools/train_net.py --config-file configs/a.yaml --eval-only MODEL.WEIGHTS a.pth\n"
+    )
+    assert expected in render_page([converted])
+
+
+def test_weights_elsewhere_are_linked(full):
+    fetched = dataclasses.replace(full, file="toy.pth", sha256="0a" * 32, url="https://a/toy.pth")
+    assert "[`toy`](https://a/toy.pth)" in render_page([fetched])

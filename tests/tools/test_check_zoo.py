@@ -1,0 +1,51 @@
+"""The check runs the entry's own command, and sees a number that is off."""
+
+import dataclasses
+import math
+
+import check_zoo
+import pytest
+
+from fisher_detr.model_zoo import Metric, catalog, entry, write_entry
+
+
+def test_what_was_published_passes_until_a_number_is_off(publish, trained, zoo, capsys):
+    found = publish(trained.output)
+    check_zoo.main([])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["tiny", "0.00", "0.00", "0.3", str(len(found.metrics)), "0"] in rows
+    other = found.metrics | {"AP50": Metric(found.metrics["AP50"].value + 0.4, 0.3)}
+    write_entry(dataclasses.replace(found, metrics=other))
+    with pytest.raises(SystemExit, match=r"check_zoo: tiny: AP50 is \S+, the row says \S+ within 0.3"):
+        check_zoo.main(["tiny"])
+
+
+def test_weights_that_are_not_the_published_ones(publish, trained, zoo):
+    found = publish(trained.output)
+    (zoo / "weights" / found.file).write_bytes(b"other")
+    with pytest.raises(SystemExit, match=r"check_zoo: weights \S+ have sha256 \w+, \w+ was published"):
+        check_zoo.main([])
+
+
+def test_deviations():
+    row = entry("street_detr_small")
+    exact = {name: metric.value for name, metric in row.metrics.items()}
+    assert check_zoo.deviations(row, exact) == []
+    assert check_zoo.deviations(row, exact | {"AP": exact["AP"] + 0.29}) == []
+    for wrong in (exact["AP"] - 0.31, math.nan):
+        (line,) = check_zoo.deviations(row, exact | {"AP": wrong})
+        assert line.startswith(f"AP is {wrong:.2f}, the row says {exact['AP']:.2f} within 0.3")
+
+
+def test_every_measured_row_is_checked():
+    names = {found.name for found in check_zoo.chosen([])}
+    assert names >= {path.stem for path in catalog.ENTRIES.glob("street_*.yaml")}
+    for found in check_zoo.chosen([]):
+        assert f"--eval-only MODEL.WEIGHTS zoo://{found.name} " in found.command
+
+
+def test_mistakes():
+    with pytest.raises(SystemExit, match="check_zoo: model zoo has no entry 'tinny'"):
+        check_zoo.main(["tinny"])
+    with pytest.raises(SystemExit, match="check_zoo: detr_r50_coco: quoted and not measured here"):
+        check_zoo.main(["detr_r50_coco", "street_detr_small"])

@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""Run the command of every measured entry of the model zoo and hold its numbers against the row.
+
+    tools/check_zoo.py                              (all that were measured here)
+    tools/check_zoo.py street_detr_small ...        (these)
+
+Their data sets have to be there: `python datasets/make_street.py` draws street. Exits with 1 where a number
+is further from its row than its tolerance.
+"""
+
+import argparse
+import contextlib
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.engine import default_argument_parser
+from tabulate import tabulate
+
+from fisher_detr import model_zoo
+from fisher_detr.engine import run_training_command
+from fisher_detr.model_zoo import ZooEntry
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, check, print a table."""
+    names, rows, failed = parse(arguments).names, [], []
+    try:
+        for entry in chosen(names):
+            print(f"> {entry.name}", flush=True)
+            found = evaluate(entry)
+            wrong = deviations(entry, found)
+            failed += [f"{entry.name}: {line}" for line in wrong]
+            ap = entry.metrics["AP"]
+            rows.append([entry.name, ap.value, found["AP"], ap.tolerance, len(entry.metrics), len(wrong)])
+    except (ValueError, KeyError, OSError) as error:
+        sys.exit(f"check_zoo: {error}")
+    headers = ["entry", "AP of the row", "AP now", "tolerance", "metrics", "off"]
+    print(tabulate(rows, headers, floatfmt=("", ".2f", ".2f", "g")))
+    if failed:
+        sys.exit("\n".join(f"check_zoo: {line}" for line in failed))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", help="of entries; default: all that were measured here")
+    return parser.parse_args(arguments)
+
+
+def chosen(names: Sequence[str]) -> list[ZooEntry]:
+    """The entries to check.
+
+    Raises:
+        ValueError: an unknown name, or an entry that was not measured here.
+    """
+    entries = [model_zoo.entry(name) for name in names] or [x for x in model_zoo.entries() if x.measured]
+    if quoted := [entry.name for entry in entries if not entry.measured]:
+        raise ValueError(f"{', '.join(quoted)}: quoted and not measured here, there is nothing to check")
+    return entries
+
+
+def evaluate(entry: ZooEntry) -> dict[str, float]:
+    """What the entry's command reports for boxes; its log is dropped unless it fails."""
+    words = shlex.split(entry.command)
+    args = default_argument_parser().parse_args(words[words.index("--config-file") :])
+    with tempfile.TemporaryDirectory() as folder:
+        args.opts += ["OUTPUT_DIR", folder]
+        with open(Path(folder, "stdout"), "w") as file, contextlib.redirect_stdout(file):
+            return run_training_command(args)["bbox"]
+
+
+def deviations(entry: ZooEntry, found: dict[str, float]) -> list[str]:
+    """Metrics that are further from the row than its tolerance; a NaN is."""
+    return [
+        f"{name} is {found[name]:.2f}, the row says {metric.value:.2f} within {metric.tolerance:g}"
+        for name, metric in entry.metrics.items()
+        if not abs(found[name] - metric.value) <= metric.tolerance
+    ]
+
+
+if __name__ == "__main__":
+    main()
