@@ -5,29 +5,43 @@ from collections.abc import Callable
 import torch
 from detectron2.structures import ImageList
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
     """Mask of the real part of padded images at a feature map's size, by nearest interpolation as in DETR.
 
     Args:
-        images: B images.
+        images: B images. Where a graph is traced, `image_sizes` is a tensor [B, 2], or None: no padding.
         size: height H and width W of the feature map.
 
     Returns:
         bool [B, H, W], True inside the image.
     """
-    height, width = images.tensor.shape[-2:]
-    mask = torch.zeros(len(images), 1, height, width, device=images.tensor.device)
-    for i, (h, w) in enumerate(images.image_sizes):
-        mask[i, :, :h, :w] = 1
-    return F.interpolate(mask, size=size, mode="nearest")[:, 0] > 0
+    tensor, sizes = images.tensor, images.image_sizes
+    if sizes is None:
+        return torch.ones_like(tensor[:, 0, :1, :1], dtype=torch.bool).expand(-1, *size)
+    sizes = torch.as_tensor(sizes, device=tensor.device)  # [B, 2]
+    rows, columns = (
+        _nearest(small, full, tensor.device) < limit[:, None]
+        for small, full, limit in zip(size, tensor.shape[-2:], sizes.unbind(1), strict=True)
+    )
+    return rows[:, :, None] & columns[:, None]
 
 
 def is_padded(images: ImageList) -> bool:
     """Whether any image is; told by the sizes: to ask the mask would make the host wait for the GPU."""
-    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes)
+    sizes = images.image_sizes
+    if sizes is None or isinstance(
+        sizes, Tensor
+    ):  # of a graph that is traced: the mask is part of it, or not
+        return sizes is not None
+    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in sizes)
+
+
+def _nearest(small: int, full: int, device: torch.device) -> Tensor:
+    """Pixels of the full size that nearest interpolation reads, [small]."""
+    ratio = torch.as_tensor(full, dtype=torch.float32) / torch.as_tensor(small, dtype=torch.float32)
+    return (torch.arange(small, device=device) * ratio.to(device)).floor()
 
 
 def tokens_of(

@@ -1,0 +1,184 @@
+"""In what onnxruntime computes every convolution and matrix product of a file, and why."""
+
+import dataclasses
+import enum
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from fisher_detr.export.containers import layer_of
+from fisher_detr.export.onnx_graph import Feed, open_session, producers, run_for, session_options
+
+_PRODUCTS = ("Conv", "MatMul", "Gemm", "Einsum", "ConvTranspose")
+_INTEGER = {
+    *("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm"),
+    "DynamicQuantizeMatMul",
+}
+_PACKED = {"MatMulNBits"}
+_FLOAT = {
+    *("Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Einsum"),
+    *("ConvTranspose", "MultiHeadAttention", "Attention"),
+}
+_SUFFIX = re.compile(r"_token_\d+$")
+
+
+class Arithmetic(enum.StrEnum):
+    """What a product multiplies."""
+
+    INTEGER = "integer"
+    WEIGHT_ONLY = "float, weight unpacked"  # packed weights are turned into floats as they are multiplied
+    FLOAT = "float"
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditRow:
+    """One convolution or matrix product.
+
+    Attributes:
+        name: path in the model.
+        operator: onnxruntime's, after its optimizer.
+        arithmetic: what it multiplies.
+        weight: type of the stored weight; "" for a product of activations.
+        macs: multiply-accumulates on one image.
+        reason: why it is not of integers; "" where it is.
+    """
+
+    name: str
+    operator: str
+    arithmetic: Arithmetic
+    weight: str
+    macs: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """All products of a file, in the order of the graph."""
+
+    rows: tuple[AuditRow, ...]
+
+    def coverage(self, arithmetic: Arithmetic = Arithmetic.INTEGER) -> float:
+        """Part of the multiply-accumulates of one image."""
+        total = sum(row.macs for row in self.rows)
+        return sum(row.macs for row in self.rows if row.arithmetic is arithmetic) / max(1, total)
+
+    def summary(self) -> str:
+        """One line."""
+        parts = []
+        for kind in Arithmetic:
+            count = sum(row.arithmetic is kind for row in self.rows)
+            if count or kind is Arithmetic.INTEGER:
+                parts.append(f"{count} {kind} ({self.coverage(kind):.1%} of multiply-accumulates)")
+        return f"{len(self.rows)} products: {', '.join(parts)}"
+
+    def __str__(self) -> str:
+        """The table and its summary."""
+        width = max((len(row.name) for row in self.rows), default=4)
+        lines = [f"{'product':<{width}}  {'operator':<20}  {'weight':<7}  {'MACs':>12}  arithmetic"]
+        for row in self.rows:
+            why = f": {row.reason}" if row.reason else ""
+            lines.append(
+                f"{row.name:<{width}}  {row.operator:<20}  {row.weight:<7}  {row.macs:>12,}  "
+                f"{row.arithmetic}{why}"
+            )
+        return "\n".join([*lines, self.summary()])
+
+
+def audit(path: str | os.PathLike, feed: Feed) -> Audit:
+    """Look at what onnxruntime makes of a file on this machine.
+
+    Args:
+        path: the file.
+        feed: inputs of one image, on which multiply-accumulates are counted.
+    """
+    model = onnx.load(os.fspath(path))
+    run = {_SUFFIX.sub("", node.name): node for node in _optimized(os.fspath(path)).graph.node}
+    macs = _count_macs(model, feed)
+    made_by, types = producers(model.graph), {x.name: x.data_type for x in model.graph.initializer}
+    rows = []
+    for node in model.graph.node:
+        if node.op_type in _PRODUCTS:
+            found = _find(node.name, run)
+            weight, layer = _weight(node, made_by, types)
+            rows.append(_row(node, found, weight, layer, macs[node.output[0]]))
+    return Audit(tuple(rows))
+
+
+def _optimized(path: str) -> onnx.ModelProto:
+    """The graph that onnxruntime runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options()
+        options.optimized_model_filepath = os.path.join(folder, "optimized.onnx")
+        open_session(path, options)
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _find(name: str, run: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The node that a product has become: fusions keep its name, or append to it."""
+    known = _INTEGER | _PACKED | _FLOAT
+    if name in run and run[name].op_type in known:
+        return run[name]
+    return next((n for key, n in run.items() if key.startswith(f"{name}/") and n.op_type in known), None)
+
+
+def _weight(
+    node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], types: Mapping[str, int]
+) -> tuple[str, bool]:
+    """Type of the stored weight, and whether it belongs to a quantized layer."""
+    for name in node.input:
+        while name in made_by and made_by[name].op_type in (
+            "DequantizeLinear",
+            "Cast",
+            "Transpose",
+            "Identity",
+            "Mul",
+        ):
+            name = made_by[name].input[0]
+        if name in types:
+            return onnx.TensorProto.DataType.Name(types[name]), layer_of(name) is not None
+    return "", False
+
+
+def _row(
+    node: onnx.NodeProto, found: onnx.NodeProto | None, weight: str, quantized: bool, macs: int
+) -> AuditRow:
+    operator = found.op_type if found is not None else "?"
+    if operator in _INTEGER:
+        arithmetic, reason = Arithmetic.INTEGER, ""
+    elif operator in _PACKED:
+        arithmetic, reason = Arithmetic.WEIGHT_ONLY, "activations are not quantized"
+    else:
+        arithmetic, reason = Arithmetic.FLOAT, _why_float(found, weight, quantized)
+    name = node.name.strip("/").removesuffix(f"/{node.op_type}").replace("/", ".")
+    return AuditRow(name, operator, arithmetic, weight, macs, reason)
+
+
+def _why_float(found: onnx.NodeProto | None, weight: str, quantized: bool) -> str:
+    if found is None:
+        return "fused by onnxruntime into an operator that this audit does not know"
+    if not weight:
+        return "product of activations that are not quantized (QUANT.ATTENTION_PRODUCTS)"
+    if not quantized:
+        return "the layer is in full precision (QUANT.SKIP_LAYERS, or a float32 export)"
+    return "onnxruntime found no integer kernel for it: its input or its output is not quantized"
+
+
+def _count_macs(model: onnx.ModelProto, feed: Feed) -> dict[str, int]:
+    """Multiply-accumulates of every product on one image, by its output."""
+    nodes = [node for node in model.graph.node if node.op_type in _PRODUCTS]
+    names = [name for node in nodes for name in (*node.input[:2], node.output[0])]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    (tensors,) = run_for(model, [name for name in names if name not in weights], [feed])
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return {node.output[0]: _macs(node, shapes) for node in nodes}
+
+
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
+    left, right, output = (shapes[name] for name in (*node.input[:2], node.output[0]))
+    inner = int(np.prod(right[1:])) if "Conv" in node.op_type else left[-1]
+    return int(np.prod(output)) * inner
