@@ -2,16 +2,18 @@
 
 import dataclasses
 import enum
+import itertools
 import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 
 from fisher_detr.export.containers import layer_of
-from fisher_detr.export.onnx_graph import Feed, open_session, producers, run_for, session_options
+from fisher_detr.export.onnx_graph import Feed, consumers, open_session, producers, run_for, session_options
 
 _PRODUCTS = ("Conv", "MatMul", "Gemm", "Einsum", "ConvTranspose")
 _INTEGER = {
@@ -88,41 +90,47 @@ class Audit:
         return "\n".join([*lines, self.summary()])
 
 
-def audit(path: str | os.PathLike, feed: Feed) -> Audit:
-    """Look at what onnxruntime makes of a file on this machine.
+def audit(model: str | os.PathLike | bytes, feed: Feed) -> Audit:
+    """Look at what onnxruntime makes of a model on this machine.
 
     Args:
-        path: the file.
+        model: path of a file, or its content.
         feed: inputs of one image, on which multiply-accumulates are counted.
     """
-    model = onnx.load(os.fspath(path))
-    run = {_SUFFIX.sub("", node.name): node for node in _optimized(os.fspath(path)).graph.node}
+    content = model if isinstance(model, bytes) else Path(model).read_bytes()
+    model = onnx.load_from_string(content)
+    run = {_SUFFIX.sub("", node.name): node for node in _optimized(content).graph.node}
     macs = _count_macs(model, feed)
     made_by, types = producers(model.graph), {x.name: x.data_type for x in model.graph.initializer}
-    rows = []
+    readers, rows = consumers(model.graph), []
     for node in model.graph.node:
         if node.op_type in _PRODUCTS:
-            found = _find(node.name, run)
+            outputs = (node.output[0], *(x.output[0] for x in readers.get(node.output[0], [])))
+            found = _find([node.name, *(f"{output}_nchwc" for output in outputs)], run)
             weight, layer = _weight(node, made_by, types)
             rows.append(_row(node, found, weight, layer, macs[node.output[0]]))
     return Audit(tuple(rows))
 
 
-def _optimized(path: str) -> onnx.ModelProto:
+def _optimized(content: bytes) -> onnx.ModelProto:
     """The graph that onnxruntime runs."""
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
         options.optimized_model_filepath = os.path.join(folder, "optimized.onnx")
-        open_session(path, options)
+        open_session(content, options)
         return onnx.load(options.optimized_model_filepath)
 
 
-def _find(name: str, run: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The node that a product has become: fusions keep its name, or append to it."""
-    known = _INTEGER | _PACKED | _FLOAT
-    if name in run and run[name].op_type in known:
-        return run[name]
-    return next((n for key, n in run.items() if key.startswith(f"{name}/") and n.op_type in known), None)
+def _find(names: Sequence[str], run: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The node that a product has become.
+
+    Fusions keep its name or append to it; a float convolution is called by its output, or by that of the
+    activation it is fused with.
+    """
+    known = {key: node for key, node in run.items() if node.op_type in _INTEGER | _PACKED | _FLOAT}
+    exact = (known[name] for name in names if name in known)
+    longer = (node for key, node in known.items() if key.startswith(f"{names[0]}/"))
+    return next(itertools.chain(exact, longer), None)
 
 
 def _weight(

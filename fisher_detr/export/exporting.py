@@ -1,76 +1,132 @@
-"""From a detector to an ONNX file."""
+"""From a detector to an ONNX file that was compared with it."""
 
+import contextlib
 import copy
+import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from fisher_detr.export.audit import Audit, audit
 from fisher_detr.export.containers import pack_initializers
 from fisher_detr.export.conv_outputs import quantize_conv_outputs
 from fisher_detr.export.detector_graph import DetectorGraph
 from fisher_detr.export.integer_layers import use_integer_layers
 from fisher_detr.export.onnx_graph import Feed
-from fisher_detr.export.runtime import METADATA
+from fisher_detr.export.runtime import METADATA, OnnxDetector
 from fisher_detr.export.settings import ExportSettings, Precision
 from fisher_detr.export.tracing import trace_detector
+from fisher_detr.export.verification import (
+    FLOAT_TOLERANCE,
+    INTEGER_TOLERANCE,
+    Comparison,
+    Tolerance,
+    compare_detectors,
+)
 from fisher_detr.files import write_atomically
-from fisher_detr.quantization import quantized_layers
+from fisher_detr.quantization import ActivationQuantizer, bypassed, quantized_layers
 
 logger = logging.getLogger(__name__)
+
+_PADDED_BATCH = 4  # images of several sizes that are compared together where the file takes padding
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        size_bytes: of the file.
+        info: what is stored in its metadata.
+        audit: in what onnxruntime computes it here.
+        comparison: with the model; None: not compared.
+    """
+
+    size_bytes: int
+    info: dict[str, Any]
+    audit: Audit
+    comparison: Comparison | None
 
 
 def export_onnx(
     model: nn.Module,
     path: str | os.PathLike,
-    images: Iterable[Tensor],
+    images: Sequence[dict[str, Any]],
     settings: ExportSettings = ExportSettings(),  # noqa: B008 - frozen
+    *,
+    range_images: Sequence[dict[str, Any]] | None = None,
+    verify: bool = True,
+    tolerance: Tolerance | None = None,
     info: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write a detector to an ONNX file, atomically.
+) -> ExportResult:
+    """Write a detector to an ONNX file, atomically, if the file finds what the detector finds.
 
     Args:
         model: of `fisher_detr.modeling`, on the processor; unchanged.
         path: of the file.
-        images: [3, H, W] as the model takes them; the first gives the usual size, and an integer export takes
-            the ranges of convolutions' outputs from all.
+        images: real inputs of the model, on which file and model are compared; the first one's size is the
+            usual one.
         settings: what the file is to be.
-        info: JSON to store beside it.
-
-    Returns:
-        what is stored in the file's metadata.
+        range_images: inputs from which an integer export takes the ranges of convolutions' outputs; None:
+            `images`.
+        verify: compare.
+        tolerance: within which they have to agree; None: `FLOAT_TOLERANCE`, or `INTEGER_TOLERANCE`.
+        info: JSON to store beside the rest of the file's metadata.
 
     Raises:
         ValueError: the model does not fit the settings, or there is no image.
+        ExportMismatch: file and model differ; nothing is written.
     """
-    images = [image.float() for image in images]
     if not images:
-        raise ValueError("no image to trace the model on: give at least one")
+        raise ValueError("no image to export with: give real ones, on which file and model are compared")
+    exported, described = build_onnx(model, [x["image"] for x in images], range_images, settings, info)
+    content = exported.SerializeToString()
+    comparison = None
+    if verify:
+        tolerance = tolerance or _tolerance(settings.precision)
+        size = _PADDED_BATCH if settings.padded else 1
+        batches = [list(images[i : i + size]) for i in range(0, len(images), size)]
+        with torch.no_grad(), _as_exported(model, settings.precision):
+            comparison = compare_detectors(model, OnnxDetector(content), batches, tolerance)
+        comparison.require()
+    found = audit(content, feed_of(images[0]["image"], settings.padded))
+    write_atomically(path, lambda file: file.write(content))
+    return ExportResult(len(content), described, found, comparison)
+
+
+def build_onnx(
+    model: nn.Module,
+    images: Sequence[Tensor],
+    range_images: Sequence[dict[str, Any]] | None,
+    settings: ExportSettings,
+    info: Mapping[str, Any] | None = None,
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The ONNX model, not compared with anything, and its metadata; arguments as in `export_onnx`."""
     _check_quantized(model, settings.precision)
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     copied.deep_supervision = False  # the outputs of the last layer alone
-    widths = {}
     weight_only = settings.precision is Precision.WEIGHT_ONLY
+    widths = {}
     if settings.precision is not Precision.FLOAT:
         widths = use_integer_layers(copied, settings.reduce_range, weight_only)
     opset = settings.opset_for(widths.values())
     graph = DetectorGraph(copied, settings.post_processing)
     exported = trace_detector(graph, images[0], settings.padded, opset)
     if settings.precision is Precision.INTEGER:
-        added = quantize_conv_outputs(exported, (feed_of(image, settings.padded) for image in images))
-        logger.info("%d outputs of convolutions are quantized for onnxruntime in addition", added)
+        seen = images if range_images is None else [x["image"] for x in range_images]
+        added = quantize_conv_outputs(exported, (feed_of(image, settings.padded) for image in seen))
+        logger.info("%d outputs of convolutions are quantized in addition, for onnxruntime", added)
     pack_initializers(exported, widths, weight_only)
-    stored = _describe(copied, settings, widths, opset) | dict(info or {})
-    onnx.helper.set_model_props(exported, {METADATA: json.dumps(stored)})
+    described = _describe(copied, settings, widths, opset) | dict(info or {})
+    onnx.helper.set_model_props(exported, {METADATA: json.dumps(described)})
     onnx.checker.check_model(exported)
-    content = exported.SerializeToString()
-    write_atomically(path, lambda file: file.write(content))
-    return stored
+    return exported, described
 
 
 def feed_of(image: Tensor, padded: bool) -> Feed:
@@ -79,6 +135,18 @@ def feed_of(image: Tensor, padded: bool) -> Feed:
     if padded:
         feed["sizes"] = torch.tensor([image.shape[-2:]])
     return {name: tensor.numpy() for name, tensor in feed.items()}
+
+
+def _tolerance(precision: Precision) -> Tolerance:
+    return INTEGER_TOLERANCE if precision is Precision.INTEGER else FLOAT_TOLERANCE
+
+
+@contextlib.contextmanager
+def _as_exported(model: nn.Module, precision: Precision) -> Iterator[None]:
+    """The model as the file is to be: weight-only files have float activations."""
+    hidden = bypassed(model, ActivationQuantizer) if precision is Precision.WEIGHT_ONLY else None
+    with hidden or contextlib.nullcontext():
+        yield
 
 
 def _check_quantized(model: nn.Module, precision: Precision) -> None:

@@ -23,14 +23,14 @@ class OnnxDetector(nn.Module):
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        model: str | os.PathLike | bytes,
         threads: int | None = None,
         options: onnxruntime.SessionOptions | None = None,
     ):
         """Open a file.
 
         Args:
-            path: that `export_onnx` wrote.
+            model: path of a file that `export_onnx` wrote, or its content.
             threads: within an operator; None: onnxruntime's choice.
             options: of the session, in place of this package's.
 
@@ -39,15 +39,16 @@ class OnnxDetector(nn.Module):
             ValueError: it is a file of something else.
         """
         super().__init__()
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"ONNX model {path} does not exist: check the path")
+        if not isinstance(model, bytes) and not os.path.isfile(model):
+            raise FileNotFoundError(f"ONNX model {model} does not exist: check the path")
         options = options or session_options()
         if threads:
             options.intra_op_num_threads = threads
-        self.session = open_session(os.fspath(path), options)
+        self.session = open_session(model if isinstance(model, bytes) else os.fspath(model), options)
         stored = self.session.get_modelmeta().custom_metadata_map
         if METADATA not in stored:
-            raise ValueError(f"ONNX model {path} was not exported by this package: make it with export_onnx")
+            name = "of these bytes" if isinstance(model, bytes) else model
+            raise ValueError(f"ONNX model {name} was not exported by this package: make it with export_onnx")
         self.info: dict[str, Any] = json.loads(stored[METADATA])
         self.eval()
 

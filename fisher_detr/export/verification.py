@@ -91,8 +91,8 @@ class Comparison:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"{self.matched} of {self.detections} detections on {self.images} images (those of score "
-            f"{self.tolerance.min_score:g} and above) agree within {self.tolerance}; the farthest of these by "
+            f"{self.matched} of {self.detections} detections of score {self.tolerance.min_score:g} and above "
+            f"on {self.images} images agree within {self.tolerance}, the farthest of these by "
             f"{self.box:.3g} px and {self.score:.3g}"
         )
 
