@@ -13,13 +13,7 @@ A quantized checkpoint, by the config that it was quantized by:
 import argparse
 import sys
 
-from fisher_detr.engine import (
-    ExportRequest,
-    evaluate_onnx,
-    export_from_config,
-    load_config,
-    start_logging,
-)
+from fisher_detr.engine import load_config, start_logging
 
 
 def main() -> None:
@@ -42,12 +36,15 @@ def main() -> None:
     args = parser.parse_args()
     try:
         run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"export_onnx: {error}")
 
 
 def run(args: argparse.Namespace) -> None:
     """Export as the arguments say."""
+    # Here, since onnx and onnxruntime are extras: without them there is an error in one line.
+    from fisher_detr.engine.exporting import ExportRequest, evaluate_onnx, export_from_config
+
     cfg = load_config(args.config_file, args.opts)
     start_logging(cfg.OUTPUT_DIR)
     request = ExportRequest(

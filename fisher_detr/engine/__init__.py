@@ -15,7 +15,6 @@ from fisher_detr.engine.defaults import device_type, load_config, setup, start_l
 from fisher_detr.engine.distributed import Rank
 from fisher_detr.engine.ema import ModelEMA
 from fisher_detr.engine.environment import environment
-from fisher_detr.engine.exporting import ExportRequest, evaluate_onnx, export_from_config
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.kept_results import KeptResults
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
@@ -31,7 +30,6 @@ __all__ = [
     "KeptResults",
     "ArmResult",
     "BestCheckpointHook",
-    "ExportRequest",
     "FisherTracePenalty",
     "MicroBatchTrainer",
     "ModelEMA",
@@ -47,12 +45,10 @@ __all__ = [
     "evaluate",
     "evaluate_arms",
     "evaluate_full_precision",
-    "evaluate_onnx",
     "evaluate_plan",
     "float_bytes",
     "explain_curve",
     "explain_plan",
-    "export_from_config",
     "load_config",
     "load_float",
     "load_quantized",

@@ -17,7 +17,7 @@ from fisher_detr.export.audit import Audit, audit
 from fisher_detr.export.containers import pack_initializers
 from fisher_detr.export.conv_outputs import quantize_conv_outputs
 from fisher_detr.export.detector_graph import DetectorGraph
-from fisher_detr.export.integer_layers import use_integer_layers
+from fisher_detr.export.integer_layers import reduce_weight_range, use_integer_layers
 from fisher_detr.export.onnx_graph import Feed
 from fisher_detr.export.runtime import METADATA, OnnxDetector
 from fisher_detr.export.settings import ExportSettings, Precision
@@ -85,7 +85,11 @@ def export_onnx(
     """
     if not images:
         raise ValueError("no image to export with: give real ones, on which file and model are compared")
-    exported, described = build_onnx(model, [x["image"] for x in images], range_images, settings, info)
+    _check_quantized(model, settings.precision)
+    if settings.reduce_range:
+        model = copy.deepcopy(model)
+        reduce_weight_range(model)  # what the file is compared with has the same weights
+    exported, described = _build(model, images, range_images, settings, info)
     content = exported.SerializeToString()
     comparison = None
     if verify:
@@ -100,27 +104,26 @@ def export_onnx(
     return ExportResult(len(content), described, found, comparison)
 
 
-def build_onnx(
+def _build(
     model: nn.Module,
-    images: Sequence[Tensor],
+    images: Sequence[dict[str, Any]],
     range_images: Sequence[dict[str, Any]] | None,
     settings: ExportSettings,
     info: Mapping[str, Any] | None = None,
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The ONNX model, not compared with anything, and its metadata; arguments as in `export_onnx`."""
-    _check_quantized(model, settings.precision)
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     copied.deep_supervision = False  # the outputs of the last layer alone
     weight_only = settings.precision is Precision.WEIGHT_ONLY
     widths = {}
     if settings.precision is not Precision.FLOAT:
-        widths = use_integer_layers(copied, settings.reduce_range, weight_only)
+        widths = use_integer_layers(copied, weight_only)
     opset = settings.opset_for(widths.values())
     graph = DetectorGraph(copied, settings.post_processing)
-    exported = trace_detector(graph, images[0], settings.padded, opset)
+    exported = trace_detector(graph, images[0]["image"], settings.padded, opset)
     if settings.precision is Precision.INTEGER:
-        seen = images if range_images is None else [x["image"] for x in range_images]
-        added = quantize_conv_outputs(exported, (feed_of(image, settings.padded) for image in seen))
+        feeds = (feed_of(x["image"], settings.padded) for x in range_images or images)
+        added = quantize_conv_outputs(exported, feeds)
         logger.info("%d outputs of convolutions are quantized in addition, for onnxruntime", added)
     pack_initializers(exported, widths, weight_only)
     described = _describe(copied, settings, widths, opset) | dict(info or {})
@@ -144,8 +147,9 @@ def _tolerance(precision: Precision) -> Tolerance:
 @contextlib.contextmanager
 def _as_exported(model: nn.Module, precision: Precision) -> Iterator[None]:
     """The model as the file is to be: weight-only files have float activations."""
-    hidden = bypassed(model, ActivationQuantizer) if precision is Precision.WEIGHT_ONLY else None
-    with hidden or contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if precision is Precision.WEIGHT_ONLY:
+            stack.enter_context(bypassed(model, ActivationQuantizer))
         yield
 
 

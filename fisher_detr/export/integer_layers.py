@@ -8,7 +8,13 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from fisher_detr.quantization import ActivationQuantizer, QuantConv2d, QuantizedLayer, QuantLinear, quantize
+from fisher_detr.quantization import (
+    ActivationQuantizer,
+    QuantConv2d,
+    QuantizedLayer,
+    QuantLinear,
+    quantized_layers,
+)
 from fisher_detr.structures import QuantSpec
 
 REDUCED_BITS = 7
@@ -19,14 +25,21 @@ _ACTIVATION_MAX = 2**_ACTIVATION_BITS - 1
 _INT32_MAX = 2**31 - 1
 
 
-def use_integer_layers(
-    model: nn.Module, reduce_range: bool = False, weight_only: bool = False
-) -> dict[str, int]:
+def reduce_weight_range(model: nn.Module) -> None:
+    """Let weights of 8 bits have 7, over the same range, in place."""
+    for layer in quantized_layers(model).values():
+        quantizer = layer.weight_quantizer
+        if quantizer.spec.bits > REDUCED_BITS:
+            reduced = QuantSpec(REDUCED_BITS, per_channel=quantizer.spec.per_channel)
+            quantizer.set_scale(quantizer.scale * (quantizer.spec.qmax / reduced.qmax))
+            quantizer.spec = reduced
+
+
+def use_integer_layers(model: nn.Module, weight_only: bool = False) -> dict[str, int]:
     """Let a quantized model compute by operators that export as ONNX' Quantize- and DequantizeLinear.
 
     Args:
         model: calibrated; changed in place.
-        reduce_range: 8-bit weights in 7 bits.
         weight_only: inputs stay in float.
 
     Returns:
@@ -46,8 +59,10 @@ def use_integer_layers(
                     f"layer {name} has no quantizer of its input (QUANT.ACTIVATION.BITS 0): "
                     "export it weight-only, or quantize activations to 8 bits"
                 )
-            convert = _to_linear if isinstance(module, QuantLinear) else _to_convolution
-            widths[name] = convert(module, reduce_range, weight_only)
+            if weight_only:
+                module.input_quantizer = None
+            widths[name] = module.weight_quantizer.spec.bits
+            (_to_linear if isinstance(module, QuantLinear) else _to_convolution)(module)
     return widths
 
 
@@ -102,20 +117,17 @@ def _check_activation(name: str, quantizer: ActivationQuantizer, weight_only: bo
 
 
 @torch.no_grad()
-def _to_linear(layer: QuantLinear, reduce_range: bool, weight_only: bool) -> int:
-    levels, scale, bits = _levels(layer, reduce_range)
+def _to_linear(layer: QuantLinear) -> None:
+    levels, scale = _levels(layer)
     layer.register_buffer(LEVELS, levels.t().contiguous())  # [in_features, out_features]
     layer.register_buffer("integer_scale", scale)
     layer.register_buffer("negative_bias", None if layer.bias is None else -layer.bias)
     layer.__class__ = IntegerLinear
-    if weight_only:
-        layer.input_quantizer = None
-    return bits
 
 
 @torch.no_grad()
-def _to_convolution(layer: QuantConv2d, reduce_range: bool, weight_only: bool) -> int:
-    levels, scale, bits = _levels(layer, reduce_range)
+def _to_convolution(layer: QuantConv2d) -> None:
+    levels, scale = _levels(layer)
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach()
     norm = layer.norm
     if isinstance(norm, FrozenBatchNorm2d):
@@ -124,13 +136,10 @@ def _to_convolution(layer: QuantConv2d, reduce_range: bool, weight_only: bool) -
         levels = levels * factor.sign().to(levels.dtype)[:, None, None, None]
         scale = (scale * factor.abs()).clamp(min=torch.finfo(scale.dtype).tiny)
         layer.norm = None
-    if weight_only:
-        layer.input_quantizer = None
     layer.register_buffer(LEVELS, levels.contiguous())
     layer.register_buffer("integer_scale", scale)
     _set_bias(layer, bias, scale)
     layer.__class__ = IntegerConv2d
-    return bits
 
 
 def _set_bias(layer: QuantConv2d, bias: Tensor, scale: Tensor) -> None:
@@ -146,14 +155,10 @@ def _set_bias(layer: QuantConv2d, bias: Tensor, scale: Tensor) -> None:
         layer.register_buffer("bias_step", step)
 
 
-def _levels(layer: QuantizedLayer, reduce_range: bool) -> tuple[Tensor, Tensor, int]:
-    """Weight in levels [C, ...], a scale for each of the C channels, and the width."""
-    spec, scale = layer.weight_quantizer.spec, layer.weight_quantizer.scale.detach()
-    if reduce_range and spec.bits > REDUCED_BITS:
-        reduced = QuantSpec(REDUCED_BITS, per_channel=spec.per_channel)
-        scale, spec = scale * (spec.qmax / reduced.qmax), reduced
-    levels = quantize(layer.weight.detach(), scale, spec)
-    return levels, scale.expand(len(levels)).clone(), spec.bits
+def _levels(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
+    """Weight in levels [C, ...], and a scale for each of the C channels."""
+    levels = layer.weight_quantizer.quantize(layer.weight.detach())
+    return levels, layer.weight_quantizer.scale.detach().expand(len(levels)).clone()
 
 
 class _QuantizeDequantize(Function):

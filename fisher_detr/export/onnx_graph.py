@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 
 Feed = Mapping[str, np.ndarray]
 
@@ -26,8 +27,9 @@ def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """Onnxruntime's options with this package's choices; threads are left to the caller."""
+    """Options of a session as this package needs them; as many threads within an operator as torch has."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = _QUIET
     # Of weights that are stored as integers and multiplied as floats: float32 sums, not 8-bit ones.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")

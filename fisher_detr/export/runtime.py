@@ -31,7 +31,7 @@ class OnnxDetector(nn.Module):
 
         Args:
             model: path of a file that `export_onnx` wrote, or its content.
-            threads: within an operator; None: onnxruntime's choice.
+            threads: within an operator; None: torch's number.
             options: of the session, in place of this package's.
 
         Raises:

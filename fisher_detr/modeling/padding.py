@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from detectron2.structures import ImageList
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
@@ -20,28 +21,29 @@ def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
     tensor, sizes = images.tensor, images.image_sizes
     if sizes is None:
         return torch.ones_like(tensor[:, 0, :1, :1], dtype=torch.bool).expand(-1, *size)
-    sizes = torch.as_tensor(sizes, device=tensor.device)  # [B, 2]
-    rows, columns = (
-        _nearest(small, full, tensor.device) < limit[:, None]
-        for small, full, limit in zip(size, tensor.shape[-2:], sizes.unbind(1), strict=True)
-    )
-    return rows[:, :, None] & columns[:, None]
+    if isinstance(sizes, Tensor):
+        return _valid_by_sizes(sizes, tensor.shape[-2:], size)
+    mask = torch.zeros(len(images), 1, *tensor.shape[-2:], device=tensor.device)
+    for i, (h, w) in enumerate(sizes):
+        mask[i, :, :h, :w] = 1
+    return F.interpolate(mask, size=size, mode="nearest")[:, 0] > 0
 
 
 def is_padded(images: ImageList) -> bool:
     """Whether any image is; told by the sizes: to ask the mask would make the host wait for the GPU."""
     sizes = images.image_sizes
-    if sizes is None or isinstance(
-        sizes, Tensor
-    ):  # of a graph that is traced: the mask is part of it, or not
+    if sizes is None or isinstance(sizes, Tensor):  # of a traced graph, which has a mask or has none
         return sizes is not None
     return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in sizes)
 
 
-def _nearest(small: int, full: int, device: torch.device) -> Tensor:
-    """Pixels of the full size that nearest interpolation reads, [small]."""
-    ratio = torch.as_tensor(full, dtype=torch.float32) / torch.as_tensor(small, dtype=torch.float32)
-    return (torch.arange(small, device=device) * ratio.to(device)).floor()
+def _valid_by_sizes(sizes: Tensor, full: tuple[int, int], small: tuple[int, int]) -> Tensor:
+    """The same for a graph, whose sizes are tensors: from the pixels that nearest interpolation reads."""
+    rows, columns = (
+        (torch.arange(n) * (torch.as_tensor(m).float() / torch.as_tensor(n).float())).floor() < limit[:, None]
+        for n, m, limit in zip(small, full, sizes.unbind(1), strict=True)
+    )
+    return rows[:, :, None] & columns[:, None]
 
 
 def tokens_of(
