@@ -18,7 +18,7 @@ from fisher_detr.export.containers import pack_initializers
 from fisher_detr.export.conv_outputs import quantize_conv_outputs
 from fisher_detr.export.detector_graph import DetectorGraph
 from fisher_detr.export.integer_layers import reduce_weight_range, use_integer_layers
-from fisher_detr.export.onnx_graph import Feed
+from fisher_detr.export.onnx_graph import Feed, shorten_names
 from fisher_detr.export.runtime import METADATA, OnnxDetector
 from fisher_detr.export.settings import ExportSettings, Precision
 from fisher_detr.export.tracing import trace_detector
@@ -126,6 +126,7 @@ def _build(
         added = quantize_conv_outputs(exported, feeds)
         logger.info("%d outputs of convolutions are quantized in addition, for onnxruntime", added)
     pack_initializers(exported, widths, weight_only)
+    shorten_names(exported.graph)
     described = _describe(copied, settings, widths, opset) | dict(info or {})
     onnx.helper.set_model_props(exported, {METADATA: json.dumps(described)})
     onnx.checker.check_model(exported)
