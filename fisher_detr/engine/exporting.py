@@ -128,7 +128,7 @@ def _load(cfg: CfgNode, precision: Precision) -> DetrBase:
         return load_float(cfg)
     if not is_quantized(path):
         raise ValueError(
-            f"checkpoint {path} has no quantizers, which an {precision} export needs: quantize it by "
+            f"checkpoint {path} has no quantizers, which the export in {precision} needs: quantize it by "
             "tools/train_net.py first, or set QUANT.ENABLED False for float32"
         )
     return load_quantized(cfg)
