@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ _FLOAT = {
     *("Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Einsum"),
     *("ConvTranspose", "MultiHeadAttention", "Attention"),
 }
+# What stands between a weight and its product.
+_PASSED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Mul"}
 _SUFFIX = re.compile(r"_token_\d+$")
 
 
@@ -107,8 +109,8 @@ def audit(model: str | os.PathLike | bytes, feed: Feed) -> Audit:
         if node.op_type in _PRODUCTS:
             outputs = (node.output[0], *(x.output[0] for x in readers.get(node.output[0], [])))
             found = _find([node.name, *(f"{output}_nchwc" for output in outputs)], run)
-            weight, layer = _weight(node, made_by, types)
-            rows.append(_row(node, found, weight, layer, macs[node.output[0]]))
+            weight = _weight_of(node, made_by, types)
+            rows.append(_row(node, found, weight, types, macs[node.output[0]]))
     return Audit(tuple(rows))
 
 
@@ -133,26 +135,18 @@ def _find(names: Sequence[str], run: Mapping[str, onnx.NodeProto]) -> onnx.NodeP
     return next(itertools.chain(exact, longer), None)
 
 
-def _weight(
-    node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], types: Mapping[str, int]
-) -> tuple[str, bool]:
-    """Type of the stored weight, and whether it belongs to a quantized layer."""
+def _weight_of(node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], known: Collection[str]) -> str:
+    """The initializer that a product multiplies by; "" for one of activations."""
     for name in node.input:
-        while name in made_by and made_by[name].op_type in (
-            "DequantizeLinear",
-            "Cast",
-            "Transpose",
-            "Identity",
-            "Mul",
-        ):
+        while name in made_by and made_by[name].op_type in _PASSED:
             name = made_by[name].input[0]
-        if name in types:
-            return onnx.TensorProto.DataType.Name(types[name]), layer_of(name) is not None
-    return "", False
+        if name in known:
+            return name
+    return ""
 
 
 def _row(
-    node: onnx.NodeProto, found: onnx.NodeProto | None, weight: str, quantized: bool, macs: int
+    node: onnx.NodeProto, found: onnx.NodeProto | None, weight: str, types: Mapping[str, int], macs: int
 ) -> AuditRow:
     operator = found.op_type if found is not None else "?"
     if operator in _INTEGER:
@@ -160,17 +154,18 @@ def _row(
     elif operator in _PACKED:
         arithmetic, reason = Arithmetic.WEIGHT_ONLY, "activations are not quantized"
     else:
-        arithmetic, reason = Arithmetic.FLOAT, _why_float(found, weight, quantized)
-    name = node.name.strip("/").removesuffix(f"/{node.op_type}").replace("/", ".")
-    return AuditRow(name, operator, arithmetic, weight, macs, reason)
+        arithmetic, reason = Arithmetic.FLOAT, _why_float(found, weight)
+    name = layer_of(weight) or node.name.strip("/").removesuffix(f"/{node.op_type}").replace("/", ".")
+    kind = onnx.TensorProto.DataType.Name(types[weight]) if weight else ""
+    return AuditRow(name, operator, arithmetic, kind, macs, reason)
 
 
-def _why_float(found: onnx.NodeProto | None, weight: str, quantized: bool) -> str:
+def _why_float(found: onnx.NodeProto | None, weight: str) -> str:
     if found is None:
         return "fused by onnxruntime into an operator that this audit does not know"
     if not weight:
         return "product of activations that are not quantized (QUANT.ATTENTION_PRODUCTS)"
-    if not quantized:
+    if layer_of(weight) is None:
         return "the layer is in full precision (QUANT.SKIP_LAYERS, or a float32 export)"
     return "onnxruntime found no integer kernel for it: its input or its output is not quantized"
 

@@ -34,7 +34,7 @@ from fisher_detr.quantization import ActivationQuantizer, bypassed, quantized_la
 
 logger = logging.getLogger(__name__)
 
-_PADDED_BATCH = 4  # images of several sizes that are compared together where the file takes padding
+_PADDED_BATCH = 4  # images that are compared together where the file takes padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,7 @@ def export_onnx(
     comparison = None
     if verify:
         tolerance = tolerance or _tolerance(settings.precision)
-        size = _PADDED_BATCH if settings.padded else 1
-        batches = [list(images[i : i + size]) for i in range(0, len(images), size)]
+        batches = _padded_batches(images) if settings.padded else [[x] for x in images]
         with torch.no_grad(), _as_exported(model, settings.precision):
             comparison = compare_detectors(model, OnnxDetector(content), batches, tolerance)
         comparison.require()
@@ -139,6 +138,19 @@ def feed_of(image: Tensor, padded: bool) -> Feed:
     if padded:
         feed["sizes"] = torch.tensor([image.shape[-2:]])
     return {name: tensor.numpy() for name, tensor in feed.items()}
+
+
+def _padded_batches(images: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Batches whose images have several sizes: each but the first is cut at its right and lower edge."""
+    batches = []
+    for start in range(0, len(images), _PADDED_BATCH):
+        batch = []
+        for cut, inputs in enumerate(images[start : start + _PADDED_BATCH]):
+            height, width = (n - cut * n // 16 for n in inputs["image"].shape[-2:])
+            part = inputs["image"][:, :height, :width]
+            batch.append({"image": part, "height": height, "width": width})
+        batches.append(batch)
+    return batches
 
 
 def _tolerance(precision: Precision) -> Tolerance:
