@@ -43,12 +43,11 @@ def use_integer_layers(model: nn.Module, weight_only: bool = False) -> dict[str,
         weight_only: inputs stay in float.
 
     Returns:
-        width in bits of every weight, by the layer's path.
+        width in bits of every weight, by the layer's path; a layer with several paths has it under all.
 
     Raises:
         ValueError: activations have another width than 8 bits, or there are none.
     """
-    widths = {}
     for name, module in list(model.named_modules()):
         if isinstance(module, ActivationQuantizer):
             _check_activation(name, module, weight_only)
@@ -61,9 +60,12 @@ def use_integer_layers(model: nn.Module, weight_only: bool = False) -> dict[str,
                 )
             if weight_only:
                 module.input_quantizer = None
-            widths[name] = module.weight_quantizer.spec.bits
             (_to_linear if isinstance(module, QuantLinear) else _to_convolution)(module)
-    return widths
+    return {
+        name: module.weight_quantizer.spec.bits
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, IntegerLinear | IntegerConv2d)
+    }
 
 
 class QuantizedActivation(ActivationQuantizer):

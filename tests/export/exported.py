@@ -16,7 +16,7 @@ from fisher_detr.quantization import (
 from fisher_detr.structures import BitAllocation
 from tests.modeling.detectors import SMALL_BACKBONE, VARIANTS, make_cfg, make_input
 
-SKIP = ["class_embed", "bbox_embed"]
+SKIP = ("class_embed", "bbox_embed")
 SIZE = (64, 96)
 INTEGER, WEIGHT_ONLY = Precision.INTEGER, Precision.WEIGHT_ONLY
 
@@ -40,16 +40,18 @@ def detector(variant: str) -> torch.nn.Module:
 
 
 @functools.cache
-def quantized(variant: str, bits: tuple[int, ...] = (8,), fold: bool = True, **options) -> torch.nn.Module:
+def quantized(
+    variant: str, bits: tuple[int, ...] = (8,), fold: bool = True, skip: tuple[str, ...] = SKIP, **options
+) -> torch.nn.Module:
     """With these widths of weights in turn; calibrated; not to be changed."""
     torch.manual_seed(0)
     model = build_model(make_cfg(SMALL_BACKBONE | dict(VARIANTS[variant].settings))).eval()
     model.load_state_dict(detector(variant).state_dict())
     if fold:
         fold_batch_norm(model)
-    names = list(quantizable_layers(model, SKIP))
+    names = list(quantizable_layers(model, skip))
     widths = {name: bits[i % len(bits)] for i, name in enumerate(names)}
-    quantize_model(model, BitAllocation(widths, 0, 0), skip=SKIP, **options)
+    quantize_model(model, BitAllocation(widths, 0, 0), skip=skip, **options)
     if options.get("activation_bits", 8):
         calibrate_activations(model, [inputs(2)])
     return model

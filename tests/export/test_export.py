@@ -34,11 +34,10 @@ def compare(model, path, batches, tolerance=CLOSE):
         return compare_detectors(model, OnnxDetector(path, threads=1), batches, tolerance)
 
 
-@pytest.mark.parametrize("post_processing", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_float32_finds_the_same_at_any_size_and_batch(variant, post_processing, tmp_path):
+def test_float32_finds_the_same_at_any_size_and_batch(variant, tmp_path):
     model = detector(variant)
-    path, _ = export(model, tmp_path, post_processing=post_processing)
+    path, _ = export(model, tmp_path)
     batches = [inputs(1), inputs(3), inputs(2, (96, 64)), inputs(1, (75, 101))]
     found = compare(model, path, batches)
     assert found.images == 7
@@ -75,8 +74,9 @@ def test_a_file_without_padding_takes_images_of_several_sizes_one_by_one(tmp_pat
         )
 
 
-def test_raw_outputs_are_those_of_the_queries(tmp_path):
-    model = detector("refined")
+@pytest.mark.parametrize("variant", ["detr", "refined"])
+def test_raw_outputs_are_those_of_the_queries(variant, tmp_path):
+    model = detector(variant)
     path, _ = export(model, tmp_path, post_processing=False)
     with torch.no_grad():
         expected = model(inputs(2))
@@ -85,6 +85,7 @@ def test_raw_outputs_are_those_of_the_queries(tmp_path):
         torch.testing.assert_close(
             b["queries"].pred_boxes.tensor, a["queries"].pred_boxes.tensor, atol=0.02, rtol=0
         )
+    assert compare(model, path, [inputs(2)]).agreement == 1.0
 
 
 @pytest.mark.parametrize("variant", ["detr", "dab", "refined"])
@@ -107,6 +108,18 @@ def test_integer_products_and_packed_weights(variant, bits, container, opset, tm
     floats = [row for row in rows.values() if row.arithmetic == "float"]
     assert all(row.reason and row.weight in ("FLOAT", "") for row in floats)
     assert result.audit.coverage() > 0.5
+
+
+@pytest.mark.parametrize("variant", ["dab", "deformable"])
+def test_heads_that_several_layers_share_are_packed_once(variant, tmp_path):
+    path, result = export(quantized(variant, (4,), skip=()), tmp_path, INTEGER)
+    levels = [x for x in onnx.load(path).graph.initializer if x.name.endswith("integer_levels")]
+    assert {x.data_type for x in levels} == {TensorProto.INT4}
+    assert sum("bbox_embed" in x.name for x in levels) == 3
+    assert {row.weight for row in result.audit.rows} == {"INT4", ""}
+    heads = [row for row in result.audit.rows if "embed" in row.name]
+    assert len(heads) > 5
+    assert {str(row.arithmetic) for row in heads} == {"integer"}, str(result.audit)
 
 
 def test_packed_weights_take_their_bits(tmp_path):
