@@ -46,9 +46,9 @@ class Tolerance:
 
 # Float operators differ by rounding alone.
 FLOAT_TOLERANCE = Tolerance(box=0.5, score=0.01)
-# A change of 1e-3 in the image (of 255) already moves a value to the next of its 256 levels somewhere, and
-# detections by as much as the export does; so what is confident has to be found again, nearly all of it.
-INTEGER_TOLERANCE = Tolerance(box=4.0, score=0.1, agreement=0.95, min_score=0.3, relative_box=0.015)
+# Rounding to 256 levels turns the least change into one of a level somewhere: with noise of 0.001 (of 255) on
+# the image a fake-quantized DETR keeps 98 % of its confident detections within this, its export 97 %.
+INTEGER_TOLERANCE = Tolerance(box=4.0, score=0.1, agreement=0.9, min_score=0.3, relative_box=0.015)
 
 
 @dataclasses.dataclass(frozen=True)
