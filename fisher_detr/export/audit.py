@@ -15,7 +15,7 @@ import onnx
 from fisher_detr.export.containers import layer_of
 from fisher_detr.export.onnx_graph import Feed, consumers, open_session, producers, run_for, session_options
 
-_PRODUCTS = ("Conv", "MatMul", "Gemm", "Einsum", "ConvTranspose")
+_PRODUCTS = ("Conv", "MatMul", "MatMulNBits", "Gemm", "Einsum", "ConvTranspose")
 _INTEGER = {
     *("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm"),
     "DynamicQuantizeMatMul",
@@ -157,6 +157,8 @@ def _row(
         arithmetic, reason = Arithmetic.FLOAT, _why_float(found, weight)
     name = layer_of(weight) or node.name.strip("/").removesuffix(f"/{node.op_type}").replace("/", ".")
     kind = onnx.TensorProto.DataType.Name(types[weight]) if weight else ""
+    if node.op_type in _PACKED:  # bytes, of which an attribute says what they hold
+        kind = f"INT{next(x.i for x in node.attribute if x.name == 'bits')}"
     return AuditRow(name, operator, arithmetic, kind, macs, reason)
 
 

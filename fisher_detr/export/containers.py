@@ -11,34 +11,30 @@ from fisher_detr.export.onnx_graph import consumers
 from fisher_detr.export.settings import container
 from fisher_detr.quantization import pack_levels
 
+PACKED_LEVELS = "packed_levels"  # those of weight-only products
 _TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4}
 
 
-def pack_initializers(model: onnx.ModelProto, widths: Mapping[str, int], weight_only: bool) -> None:
+def pack_initializers(model: onnx.ModelProto, widths: Mapping[str, int]) -> None:
     """Store the levels of weights in the narrowest type that holds them, in place.
 
     onnxruntime has integer products of 8-bit weights only. So a narrower weight is stored packed and goes
-    through Cast to INT8, which onnxruntime does once, when it loads the file. Weights of a weight-only matrix
-    product stay packed in memory: they go to DequantizeLinear as they are.
+    through Cast to INT8, which onnxruntime does once, when it loads the file.
 
     Args:
         model: traced, with `integer_levels` as initializers of int8.
         widths: in bits by the layer's path.
-        weight_only: products are of floats.
     """
     readers, casts = consumers(model.graph), []
     for tensor in model.graph.initializer:
         bits = widths.get(layer_of(tensor.name))
-        if bits is None or container(bits) == 8:
+        if bits is None or container(bits) == 8 or not tensor.name.endswith(LEVELS):
             continue
         levels = torch.from_numpy(numpy_helper.to_array(tensor).copy())
         tensor.data_type = _TYPES[container(bits)]
         tensor.raw_data = pack_levels(levels, container(bits)).numpy().tobytes()
-        nodes = readers[tensor.name]
-        if weight_only and all(_is_matrix(node, readers) for node in nodes):
-            continue
         casts.append(_cast(tensor.name))
-        for node in nodes:
+        for node in readers[tensor.name]:
             node.input[0] = casts[-1].output[0]
     for cast in reversed(casts):
         model.graph.node.insert(0, cast)
@@ -47,11 +43,7 @@ def pack_initializers(model: onnx.ModelProto, widths: Mapping[str, int], weight_
 def layer_of(initializer: str) -> str | None:
     """Path of the layer whose levels an initializer holds, in the detector; None: it holds something else."""
     path, _, last = initializer.rpartition(".")
-    return path.partition(".")[2] if last == LEVELS else None
-
-
-def _is_matrix(dequantize: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
-    return all(node.op_type == "MatMul" for node in readers[dequantize.output[0]])
+    return path.partition(".")[2] if last in (LEVELS, PACKED_LEVELS) else None
 
 
 def _cast(name: str) -> onnx.NodeProto:

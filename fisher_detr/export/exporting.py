@@ -29,6 +29,7 @@ from fisher_detr.export.verification import (
     Tolerance,
     compare_detectors,
 )
+from fisher_detr.export.weight_only import use_packed_products
 from fisher_detr.files import write_atomically
 from fisher_detr.quantization import ActivationQuantizer, bypassed, quantized_layers
 
@@ -124,7 +125,9 @@ def _build(
         feeds = (feed_of(x["image"], settings.padded) for x in range_images or images)
         added = quantize_conv_outputs(exported, feeds)
         logger.info("%d outputs of convolutions are quantized in addition, for onnxruntime", added)
-    pack_initializers(exported, widths, weight_only)
+    if weight_only:
+        use_packed_products(exported, widths)
+    pack_initializers(exported, widths)
     shorten_names(exported.graph)
     described = _describe(copied, settings, widths, opset) | dict(info or {})
     onnx.helper.set_model_props(exported, {METADATA: json.dumps(described)})

@@ -41,8 +41,6 @@ def session_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = _QUIET
-    # Of weights that are stored as integers and multiplied as floats: float32 sums, not 8-bit ones.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options
 
 

@@ -142,15 +142,19 @@ def test_attention_products_are_of_integers_where_they_are_quantized(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_weight_only_multiplies_packed_weights_exactly(bits, tmp_path):
-    model = quantized("detr", (bits,))
+@pytest.mark.parametrize("variant", ["detr", "dab"])
+def test_weight_only_multiplies_packed_weights_exactly(variant, bits, tmp_path):
+    model = quantized(variant, (bits,))
     path, result = export(model, tmp_path, WEIGHT_ONLY)
     with bypassed(model, ActivationQuantizer):
         assert compare(model, path, [inputs(3)]).agreement == 1.0
     operators = collections.Counter(row.operator for row in result.audit.rows)
     linear = [row for row in result.audit.rows if row.weight == f"INT{bits}" and "backbone" not in row.name]
     assert operators["MatMulNBits"] > 20
-    assert sum(row.operator == "MatMulNBits" for row in linear) == operators["MatMulNBits"]
+    assert len(linear) == operators["MatMulNBits"] + 1  # and the projection, which is a convolution
+    assert all(row.operator == "MatMulNBits" for row in linear if row.name != "input_proj")
+    packed = [x for x in onnx.load(path).graph.initializer if x.name.endswith("packed_levels")]
+    assert len(packed) == len({row.name for row in linear}) - 1  # shared weights once
 
 
 def test_weight_only_needs_no_quantized_activations(tmp_path):
