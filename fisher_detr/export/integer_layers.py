@@ -86,7 +86,10 @@ class UnquantizedActivation(ActivationQuantizer):
 
 
 class IntegerLinear(QuantLinear):
-    """A linear layer as MatMul and Sub: onnxruntime fuses a product and Add to Gemm, which is of floats."""
+    """A linear layer as MatMul and Sub.
+
+    Where sizes are fixed onnxruntime fuses a product and Add to Gemm, which is of floats.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `x: [..., in_features]`."""

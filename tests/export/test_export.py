@@ -22,6 +22,7 @@ from fisher_detr.export import (  # noqa: E402
     compare_detectors,
     export_onnx,
 )
+from fisher_detr.export.onnx_graph import session_options  # noqa: E402
 from fisher_detr.quantization import ActivationQuantizer, bypassed  # noqa: E402
 from tests.export.exported import INTEGER, WEIGHT_ONLY, detector, export, inputs, quantized  # noqa: E402
 from tests.modeling.detectors import VARIANTS, make_input  # noqa: E402
@@ -108,6 +109,19 @@ def test_integer_products_and_packed_weights(variant, bits, container, opset, tm
     floats = [row for row in rows.values() if row.arithmetic == "float"]
     assert all(row.reason and row.weight in ("FLOAT", "") for row in floats)
     assert result.audit.coverage() > 0.5
+
+
+def test_products_stay_of_integers_where_a_session_fixes_the_size(tmp_path):
+    path, result = export(quantized("detr"), tmp_path, INTEGER)
+    options = session_options()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    for name, size in (("batch", 1), ("height", 64), ("width", 96)):
+        options.add_free_dimension_override_by_name(name, size)
+    OnnxDetector(path, options=options)
+    run = collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    expected = collections.Counter(row.operator for row in result.audit.rows if row.arithmetic == "integer")
+    assert len(expected) == 2
+    assert {name: run[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("variant", ["dab", "deformable"])
