@@ -35,7 +35,10 @@ class Levels:
     def from_shapes(cls, shapes: Iterable[tuple[int, int]], device: torch.device | None = None) -> "Levels":
         """Describe levels by height and width of each, on the tokens' device (None: torch's default)."""
         shapes = tuple((h, w) for h, w in shapes)
-        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
+        if torch.jit.is_tracing():  # the numbers are tensors of the graph, which `torch.tensor` would forget
+            sizes = torch.stack([torch.stack([w, h]) for h, w in shapes]).float()
+        else:
+            sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
         areas = sizes.prod(-1).long()
         return cls(shapes, sizes, areas.cumsum(0) - areas)
 

@@ -12,22 +12,38 @@ def valid_pixels(images: ImageList, size: tuple[int, int]) -> Tensor:
     """Mask of the real part of padded images at a feature map's size, by nearest interpolation as in DETR.
 
     Args:
-        images: B images.
+        images: B images. Where a graph is traced, `image_sizes` is a tensor [B, 2], or None: no padding.
         size: height H and width W of the feature map.
 
     Returns:
         bool [B, H, W], True inside the image.
     """
-    height, width = images.tensor.shape[-2:]
-    mask = torch.zeros(len(images), 1, height, width, device=images.tensor.device)
-    for i, (h, w) in enumerate(images.image_sizes):
+    tensor, sizes = images.tensor, images.image_sizes
+    if sizes is None:
+        return torch.ones_like(tensor[:, 0, :1, :1], dtype=torch.bool).expand(-1, *size)
+    if isinstance(sizes, Tensor):
+        return _valid_by_sizes(sizes, tensor.shape[-2:], size)
+    mask = torch.zeros(len(images), 1, *tensor.shape[-2:], device=tensor.device)
+    for i, (h, w) in enumerate(sizes):
         mask[i, :, :h, :w] = 1
     return F.interpolate(mask, size=size, mode="nearest")[:, 0] > 0
 
 
 def is_padded(images: ImageList) -> bool:
     """Whether any image is; told by the sizes: to ask the mask would make the host wait for the GPU."""
-    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes)
+    sizes = images.image_sizes
+    if sizes is None or isinstance(sizes, Tensor):  # of a traced graph, which has a mask or has none
+        return sizes is not None
+    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in sizes)
+
+
+def _valid_by_sizes(sizes: Tensor, full: tuple[int, int], small: tuple[int, int]) -> Tensor:
+    """The same for a graph, whose sizes are tensors: from the pixels that nearest interpolation reads."""
+    rows, columns = (
+        (torch.arange(n) * (torch.as_tensor(m).float() / torch.as_tensor(n).float())).floor() < limit[:, None]
+        for n, m, limit in zip(small, full, sizes.unbind(1), strict=True)
+    )
+    return rows[:, :, None] & columns[:, None]
 
 
 def tokens_of(

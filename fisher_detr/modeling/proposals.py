@@ -90,7 +90,7 @@ def _anchors(pyramid: TokenPyramid) -> tuple[Tensor, Tensor]:
         torch.full((h * w,), BASE_SIZE * 2.0**level, dtype=centers.dtype, device=centers.device)
         for level, (h, w) in enumerate(pyramid.levels.shapes)
     ]
-    sides = torch.cat(sides)[:, None].expand(len(centers), -1, 2)  # [B, S, 2]
+    sides = torch.cat(sides)[:, None].expand(centers.shape[0], -1, 2)  # [B, S, 2]
     boxes = torch.cat([centers, sides], dim=-1)
     usable = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1, keepdim=True)
     if pyramid.mask is not None:

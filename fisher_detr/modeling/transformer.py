@@ -95,7 +95,7 @@ class Transformer(nn.Module):
         """
         for layer in self.encoder:
             tokens = layer(tokens, position, mask)
-        query_position = query_position.expand(len(tokens), -1, -1)
+        query_position = query_position.expand(tokens.shape[0], -1, -1)
         queries = torch.zeros_like(query_position)
         memory = (tokens + position, tokens, mask)
         states = []

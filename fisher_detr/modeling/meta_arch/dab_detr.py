@@ -78,7 +78,7 @@ class DabDetr(DetrBase):
         """Predict from normalized, padded images."""
         maps = self.input_proj(self.backbone(images.tensor)[self.in_feature])  # [B, D, H, W]
         tokens, position, mask = tokens_of(images, maps, self.position_encoding)
-        queries, anchors = self._queries(len(tokens))
+        queries, anchors = self._queries(tokens.shape[0])
         states, boxes = self.transformer(
             tokens, position, mask, queries, anchors, self.bbox_embed, self.groups
         )  # [L, B, G Q, .]

@@ -102,7 +102,7 @@ class DeformableDetr(DetrBase):
         memory = self.transformer.encode(pyramid)
         proposals = None
         if self.proposals is None:
-            position, queries = self._queries(len(memory))
+            position, queries = self._queries(memory.shape[0])
             reference = at_least_float32(self.reference_points(position)).sigmoid()
         else:
             found = self.proposals(memory, pyramid, self.class_embed[-1], self.bbox_embed[-1])

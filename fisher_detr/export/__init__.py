@@ -1,0 +1,22 @@
+"""ONNX files that find what the PyTorch model finds, and whose integers are integers at run time."""
+
+from importlib.util import find_spec
+
+if missing := [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]:
+    raise ImportError(
+        f"fisher_detr.export needs {' and '.join(missing)}: install the extra, pip install -e '.[onnx]'"
+    )
+
+from fisher_detr.export.audit import Arithmetic, Audit, AuditRow, audit  # noqa: E402
+from fisher_detr.export.exporting import ExportResult, export_onnx, feed_of  # noqa: E402
+from fisher_detr.export.processor import processor_flags, saturates  # noqa: E402
+from fisher_detr.export.runtime import OnnxDetector  # noqa: E402
+from fisher_detr.export.settings import MAX_OPSET, MIN_OPSET, ExportSettings, Precision  # noqa: E402
+from fisher_detr.export.verification import (  # noqa: E402
+    FLOAT_TOLERANCE,
+    INTEGER_TOLERANCE,
+    Comparison,
+    ExportMismatch,
+    Tolerance,
+    compare_detectors,
+)

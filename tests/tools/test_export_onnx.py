@@ -1,0 +1,114 @@
+"""The command that exports, on the tiny trained model: what it prints and writes, and its mistakes."""
+
+import sys
+
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+import export_onnx  # noqa: E402
+
+from fisher_detr.engine import exporting, load_config  # noqa: E402
+from fisher_detr.export import OnnxDetector  # noqa: E402
+from tests.tools.driver import QUANTIZE  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def quantized(trained, tmp_path_factory):
+    """Folder with `model_quantized.pth` of 4 bits."""
+    folder = tmp_path_factory.mktemp("quantized")
+    words = ["MODEL.WEIGHTS", trained.output / "model_final.pth", "OUTPUT_DIR", folder]
+    trained.run(*QUANTIZE, "ALLOCATION.ARM", "uniform", "ALLOCATION.AVERAGE_BITS", 4.0, *words)
+    return folder
+
+
+def call(monkeypatch, *words) -> None:
+    monkeypatch.setattr(sys, "argv", ["export_onnx.py", *map(str, words)])
+    export_onnx.main()
+
+
+def error(monkeypatch, *words) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, *words)
+    message = stopped.value.code
+    assert message.startswith("export_onnx: ")
+    assert "\n" not in message
+    return message
+
+
+def test_float32(trained, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "model.onnx"
+    weights = ["MODEL.WEIGHTS", trained.output / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    call(monkeypatch, *trained.arguments("--output", path, "--verify-images", 3, *weights))
+    printed = capsys.readouterr().out
+    assert "on 3 images agree within 0.5 px and 0.01 of score" in printed
+    assert f"{path.stat().st_size:,} bytes, operator set 17" in printed
+    info = OnnxDetector(path).info
+    assert info["categories"] == ["cat", "dog", "car"]
+    assert info["image_format"] == "RGB"
+    assert info["precision"] == "float32"
+
+
+def test_integers_and_weight_only(trained, quantized, tmp_path, monkeypatch, capsys):
+    """A model of four iterations finds nothing that a threshold would keep: not compared here."""
+    weights = [*QUANTIZE, "MODEL.WEIGHTS", quantized / "model_quantized.pth", "OUTPUT_DIR", tmp_path]
+    for number, flags in enumerate(([], ["--weight-only"], ["--no-reduce-range", "--raw"])):
+        path = tmp_path / f"{number}.onnx"
+        call(monkeypatch, *trained.arguments("--output", path, "--verify-images", 0, *flags, *weights))
+        printed = capsys.readouterr().out
+        assert "Not compared with PyTorch." in printed
+        assert ("MatMulNBits" in printed) == (flags == ["--weight-only"])
+        assert ("QLinearConv" in printed) == (flags != ["--weight-only"])
+        assert "operator set 21" in printed
+    metrics = exporting.evaluate_onnx(
+        load_config(trained.config, [str(word) for word in weights]), tmp_path / "2.onnx"
+    )
+    assert "APcrit_animal" in metrics["bbox"]
+
+
+def test_mistakes(trained, quantized, tmp_path, monkeypatch):
+    output = ["--output", tmp_path / "model.onnx"]
+    final, packed = trained.output / "model_final.pth", quantized / "model_quantized.pth"
+    folder = ["OUTPUT_DIR", tmp_path / "log"]
+
+    def message(*words):
+        return error(monkeypatch, *trained.arguments(*output, *words, *folder))
+
+    assert "has no quantizers, which the export in integer needs" in message(
+        *QUANTIZE, "MODEL.WEIGHTS", final
+    )
+    assert "has no quantizers, which the export in weight_only" in message(
+        "--weight-only", "MODEL.WEIGHTS", final
+    )
+    assert "is quantized: take the config" in message("MODEL.WEIGHTS", packed)
+    assert "operator set 11: these models need 17 to 25" in message("--opset", 11, "MODEL.WEIGHTS", final)
+    assert "no INT4 for weights of 4 bits: ask for 21" in message(
+        "--opset", 17, *QUANTIZE, "MODEL.WEIGHTS", packed
+    )
+    assert "none.pth' does not exist: check MODEL.WEIGHTS" in message("MODEL.WEIGHTS", tmp_path / "none.pth")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_without_the_extra_there_is_one_line(trained, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("fisher_detr.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "fisher_detr.engine.exporting")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["MODEL.WEIGHTS", trained.output / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    message = error(monkeypatch, *trained.arguments("--output", tmp_path / "model.onnx", *words))
+    assert "needs onnx and onnxruntime: install the extra" in message
+
+
+def test_7_bits_where_products_saturate(monkeypatch, caplog):
+    monkeypatch.setattr(exporting, "saturates", lambda: True)
+    request = exporting.ExportRequest("model.onnx")
+    with caplog.at_level("WARNING", logger="fisher_detr.engine.exporting"):
+        assert request.settings(quantized=True).reduce_range
+    assert "no VNNI" in caplog.text
+    assert "exported in 7" in caplog.text
+    assert not request.settings(quantized=False).reduce_range
+    refused = exporting.ExportRequest("model.onnx", reduce_range=False)
+    assert not refused.settings(quantized=True).reduce_range
+    monkeypatch.setattr(exporting, "saturates", lambda: False)
+    assert not request.settings(quantized=True).reduce_range
