@@ -28,6 +28,7 @@ from fisher_detr.engine.kept_results import KeptResults
 from fisher_detr.engine.known_categories import known_categories
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
 from fisher_detr.engine.planning import explain_curve, explain_plan
+from fisher_detr.engine.portable_config import portable_config
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.qat import is_quantized, prepare
 from fisher_detr.engine.quantization_run import run_post_training

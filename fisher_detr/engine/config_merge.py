@@ -1,6 +1,7 @@
 """Reading settings from a file and the command line, with all mistakes in one error."""
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] =
         raise ValueError(
             f"settings on the command line are pairs of KEY VALUE: {overrides[-1]!r} has no value"
         )
-    config_file = _of_zoo(config_file)
+    config_file = _of_zoo(os.fspath(config_file))
     settings = [*_leaves(_read(config_file), cfg)] if config_file else []
     settings += zip(overrides[::2], overrides[1::2], strict=True)
     mistakes = [mistake for key, value in settings if (mistake := _set(cfg, key, value))]

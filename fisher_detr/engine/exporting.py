@@ -6,11 +6,14 @@ import os
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
+from fisher_detr.checkpoint import local_path
 from fisher_detr.data import DetrDatasetMapper
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.commands import evaluate, load_float, load_quantized
+from fisher_detr.engine.known_categories import known_categories
+from fisher_detr.engine.portable_config import portable_config
 from fisher_detr.engine.qat import is_quantized
 from fisher_detr.export import (
     ExportResult,
@@ -85,7 +88,6 @@ def export_from_config(cfg: CfgNode, request: ExportRequest) -> ExportResult:
     model = _load(cfg, settings.precision)
     images = _test_images(cfg, max(1, request.verify_images))
     ranges = calibration_images(_few(cfg)) if settings.precision is Precision.INTEGER else None
-    classes = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes")
     return export_onnx(
         model,
         request.path,
@@ -93,7 +95,11 @@ def export_from_config(cfg: CfgNode, request: ExportRequest) -> ExportResult:
         settings,
         range_images=ranges,
         verify=request.verify_images > 0,
-        info={"image_format": cfg.INPUT.FORMAT, "categories": list(classes or ())},
+        info={
+            "config": portable_config(cfg),
+            "image_format": cfg.INPUT.FORMAT,
+            "categories": known_categories(cfg),
+        },
     )
 
 
@@ -120,7 +126,7 @@ def _few(cfg: CfgNode) -> CfgNode:
 
 def _load(cfg: CfgNode, precision: Precision) -> DetrBase:
     path = cfg.MODEL.WEIGHTS
-    if not os.path.isfile(path):
+    if not os.path.isfile(local_path(path)):
         raise FileNotFoundError(f"checkpoint {path!r} does not exist: check MODEL.WEIGHTS")
     if precision is Precision.FLOAT:
         if is_quantized(path):

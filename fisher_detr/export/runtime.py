@@ -36,20 +36,21 @@ class OnnxDetector(nn.Module):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: it is a file of something else.
+            ValueError: it is broken, or a file of something else.
         """
         super().__init__()
+        name = "of these bytes" if isinstance(model, bytes) else os.fspath(model)
         if not isinstance(model, bytes) and not os.path.isfile(model):
-            raise FileNotFoundError(f"ONNX model {model} does not exist: check the path")
+            raise FileNotFoundError(f"ONNX model {name} does not exist: check the path")
         options = options or session_options()
         if threads:
             options.intra_op_num_threads = threads
-        self.session = open_session(model if isinstance(model, bytes) else os.fspath(model), options)
-        stored = self.session.get_modelmeta().custom_metadata_map
-        if METADATA not in stored:
-            name = "of these bytes" if isinstance(model, bytes) else model
-            raise ValueError(f"ONNX model {name} was not exported by this package: make it with export_onnx")
-        self.info: dict[str, Any] = json.loads(stored[METADATA])
+        try:
+            self.session = open_session(model if isinstance(model, bytes) else name, options)
+        except Exception as error:  # which is the base of what onnxruntime raises
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"cannot read ONNX model {name} ({reason}): export it again") from error
+        self.info = _metadata(self.session, name)
         self.eval()
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
@@ -91,6 +92,18 @@ class OnnxDetector(nn.Module):
             "instances": _instances(shown, absolute[queries], scores, classes),
             "queries": Instances(shown, pred_boxes=absolute, logits=logits),
         }
+
+
+def _metadata(session: onnxruntime.InferenceSession, name: str) -> dict[str, Any]:
+    """What the file says of itself."""
+    stored = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+    try:
+        info = json.loads(stored)
+    except ValueError:
+        info = None
+    if not isinstance(info, dict):
+        raise ValueError(f"ONNX model {name} was not exported by this package: make it with export_onnx")
+    return info
 
 
 def _scaled(boxes: Tensor, factors: tuple[float, float], shown: tuple[int, int]) -> Boxes:

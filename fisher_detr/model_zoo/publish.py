@@ -24,6 +24,7 @@ from fisher_detr.engine import (
     load_config,
     load_float,
     load_quantized,
+    portable_config,
     quantized_coverage,
     read_config,
     setting_differences,
@@ -103,7 +104,7 @@ def _check(told: Publication) -> None:
 def _strip_and_measure(cfg: CfgNode, told: Publication, command: str, folder: str) -> tuple[Path, ZooEntry]:
     """The weights alone, in a folder, and what is measured with them."""
     model, categories = _load(cfg), known_categories(cfg)
-    file = save_weights(folder, told.name, model, {"config": _plain_config(cfg), "categories": categories})
+    file = save_weights(folder, told.name, model, {"config": portable_config(cfg), "categories": categories})
     return file, ZooEntry(
         **_measured(_with_weights(cfg, file)),
         name=told.name,
@@ -122,15 +123,6 @@ def _enter(entry: ZooEntry, file: Path, folder: Path, url: str | None) -> Path:
     published = folder / hashed_name(entry.name, file)
     shutil.copyfile(file, published)
     return write_entry(entry, file, f"{url.rstrip('/')}/{published.name}")
-
-
-def _plain_config(cfg: CfgNode) -> str:
-    """The config without paths of the machine that the run was on."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = "output"
-    cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.WEIGHTS = cfg.QUANT.QAT.DISTILL.TEACHER = ""
-    return cfg.dump()
 
 
 def _load(cfg: CfgNode) -> DetrBase:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
+from torch import nn
 
 from fisher_detr import model_zoo
 from fisher_detr.checkpoint import load_tensors
@@ -25,7 +26,6 @@ from fisher_detr.engine import (
     load_quantized,
     read_config,
 )
-from fisher_detr.predict.onnx_file import OnnxDetector
 
 _ZOO = "zoo://"
 
@@ -55,7 +55,7 @@ class Predictor:
             ValueError: the file is broken, or does not fit the config; the model zoo has no such entry.
         """
         model = os.fspath(model)
-        exported = OnnxDetector(model) if model.endswith(".onnx") else None
+        exported = _open_exported(model) if model.endswith(".onnx") else None
         told = _describe(model, config_file, exported.info if exported else None)
         self._detect = exported or _load(told.cfg, model, device)
         self._augmentations = T.AugmentationList(
@@ -160,6 +160,15 @@ def _load(cfg: CfgNode, model: str, device: str | None):
     cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
     fit_device(cfg)
     return load_quantized(cfg) if is_quantized(model) else load_float(cfg)
+
+
+def _open_exported(path: str) -> nn.Module:
+    """An ONNX file; what reads it is an extra."""
+    try:
+        from fisher_detr.export import OnnxDetector
+    except ImportError as error:
+        raise ImportError(f"{path} is an ONNX model, and {error}") from None
+    return OnnxDetector(path)
 
 
 def _reads_rgb(cfg: CfgNode) -> bool:

@@ -1,7 +1,10 @@
 """The predictor finds what the evaluation finds, whatever file the model is in."""
 
+import json
+
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -9,14 +12,14 @@ from detectron2.data import DatasetCatalog
 from fisher_detr import model_zoo
 from fisher_detr.checkpoint import load_tensors, save_weights
 from fisher_detr.data import DetrDatasetMapper
-from fisher_detr.engine import Trainer, load_config, load_float, read_config
+from fisher_detr.engine import Trainer, exporting, load_config, load_float, read_config
 from fisher_detr.predict import Predictor
 from tests.checkpoint.official_models import SMALL_SETTINGS, small_tensors
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_coco import make_tiny_coco, write_config
-from tests.predict.onnx_models import write_onnx
 
 CATEGORIES = {"cat": "animal", "dog": "animal", "car": "vehicle"}
+SETTINGS = ["INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 96]
 ZOO = "zoo://street_deformable_detr_small"
 
 
@@ -25,7 +28,7 @@ def run(tmp_path):
     """Folder of a run: random weights, with the config beside them."""
     make_tiny_coco(tmp_path / "data")
     config = write_config(tmp_path / "tiny.yaml", tmp_path / "data", tmp_path / "output", tmp_path.name)
-    cfg = load_config(str(config), ["INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 96])
+    cfg = load_config(str(config), SETTINGS)
     torch.manual_seed(3)
     model = Trainer.build_float_model(cfg).eval()
     save_weights(tmp_path / "output", "model_final", model, {"config": cfg.dump(), "categories": CATEGORIES})
@@ -115,67 +118,54 @@ def test_models_of_the_zoo(suffix):
         same(Predictor(path)(image), found)
 
 
-def test_onnx(run, tmp_path):
-    """The image arrives as the mapper makes it, and the box comes back in its size."""
-    info = {"config": (run / "config.yaml").read_text(), "categories": CATEGORIES}
-    predictor = Predictor(write_onnx(tmp_path / "one.onnx", info))
-    assert predictor.metadata.thing_classes == list(CATEGORIES)
-    image = np.full((48, 96, 3), 51, np.uint8)  # resized to 48 x 96: the longer side is at its limit
-    found = predictor(image)
-    assert found.pred_boxes.tensor.tolist() == [[2, 4, 48, 24]]
-    assert found.scores.tolist() == pytest.approx([0.2]) and found.pred_classes.tolist() == [1]
-    twice = predictor(np.full((96, 192, 3), 51, np.uint8))
-    assert twice.pred_boxes.tensor.tolist() == [[4, 8, 96, 48]]
-    sized = Predictor(write_onnx(tmp_path / "sized.onnx", info, sizes=True))(image)
-    assert sized.pred_boxes.tensor.tolist() == [[2, 4, 96, 24]]
+@pytest.fixture
+def exported(run):
+    """The run's model in an ONNX file."""
+    config = [*SETTINGS, "MODEL.WEIGHTS", str(run / "model_final.pth")]
+    path = run / "model.onnx"
+    request = exporting.ExportRequest(path, verify_images=2)
+    exporting.export_from_config(load_config(str(run / "config.yaml"), config), request)
+    return path
 
 
-def test_a_file_that_tells_the_names_alone(run, tmp_path):
+def test_exported_models_find_the_same(run, exported):
+    """The file tells its config and its categories by itself."""
+    exported = exported.rename(run.parent / "alone.onnx")
+    predictor = Predictor(exported)
+    assert predictor.metadata.thing_classes == list(CATEGORIES) and predictor.critical == "animal"
+    for image in (picture(run), cv2.resize(picture(run), (100, 70))):
+        found, expected = predictor(image), Predictor(run / "model_final.pth")(image)
+        assert len(found) == len(expected) > 0
+        torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.01)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+
+
+def test_a_file_that_tells_the_names_alone(run, exported):
     """Its config is then the user's to name."""
-    path = write_onnx(tmp_path / "names.onnx", {"categories": ["a", "b", "c"]})
-    predictor = Predictor(path, str(run / "config.yaml"))
-    assert predictor.metadata.thing_classes == ["a", "b", "c"]
-    assert predictor.metadata.thing_supercategories == ["", "", ""]
+    with_metadata(exported, fisher_detr=json.dumps(metadata_of(exported) | {"config": None}))
+    predictor = Predictor(exported, str(run / "config.yaml"))
+    assert predictor.metadata.thing_classes == list(CATEGORIES)
 
 
-def test_onnx_mistakes(run, tmp_path):
+def test_onnx_mistakes(run, exported):
     with pytest.raises(FileNotFoundError, match="ONNX model none.onnx does not exist"):
         Predictor("none.onnx")
-    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    broken = run / "broken.onnx"
+    broken.write_bytes(exported.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"cannot read ONNX model \S*broken.onnx \(.*\): ex") as caught:
-        Predictor(tmp_path / "broken.onnx")
+        Predictor(broken)
     assert "\n" not in str(caught.value)
-    path = write_onnx(tmp_path / "other.onnx", {}, ("boxes", "scores", "labels"))
-    with pytest.raises(ValueError, match=r"has no output classes \(it has boxes, scores, labels\)"):
-        Predictor(path)
-    path = write_onnx(tmp_path / "list.onnx", [1])
-    with pytest.raises(ValueError, match=r"metadata 'fisher_detr' of \S+list.onnx is no JSON object"):
-        Predictor(path)
-    path = write_onnx(tmp_path / "silent.onnx")
-    with pytest.raises(FileNotFoundError, match="silent.onnx does not tell its config"):
-        Predictor(path)
-    same(
-        Predictor(path, str(run / "config.yaml"))(picture(run)),
-        Predictor(path, str(run / "config.yaml"))(picture(run)),
-    )
+    for stored in ("[1]", "no JSON"):
+        with_metadata(exported, fisher_detr=stored)
+        with pytest.raises(ValueError, match=r"model.onnx was not exported by this package: make it with"):
+            Predictor(exported)
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 3)),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((0, 8, 3), np.uint8),
-    ],
-)
-def test_images_of_another_kind(run, image):
-    with pytest.raises(ValueError, match=r"image is \w+ \[.*\], expected uint8 \[H, W, 3\]: use cv2.imread"):
-        Predictor(run / "model_final.pth")(image)
+def metadata_of(path):
+    return json.loads(onnx.load(str(path)).metadata_props[0].value)
 
 
-def test_models_that_are_not_there():
-    with pytest.raises(FileNotFoundError, match="model none.pth does not exist: check the path, or name one"):
-        Predictor("none.pth")
-    with pytest.raises(ValueError, match="no entry 'none'"):
-        Predictor("zoo://none")
+def with_metadata(path, **values):
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, values)
+    onnx.save(model, str(path))

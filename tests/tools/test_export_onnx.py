@@ -45,7 +45,8 @@ def test_float32(trained, tmp_path, monkeypatch, capsys):
     assert "on 3 images agree within 0.5 px and 0.01 of score" in printed
     assert f"{path.stat().st_size:,} bytes, operator set 17" in printed
     info = OnnxDetector(path).info
-    assert info["categories"] == ["cat", "dog", "car"]
+    assert info["categories"] == {"cat": "animal", "dog": "animal", "car": "vehicle"}
+    assert "NUM_CLASSES" in info["config"] and str(tmp_path) not in info["config"].split("DATASETS")[0]
     assert info["image_format"] == "RGB"
     assert info["precision"] == "float32"
 
