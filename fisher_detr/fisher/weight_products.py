@@ -108,7 +108,8 @@ class WeightProducts(TorchFunctionMode):
             of_products: called once for each such layer; the products are gone afterwards.
         """
         self._of_products = of_products
-        last = len(losses) - 1
+        num_objectives = len(losses)
+        last = num_objectives - 1
         for objective, loss in enumerate(losses):
             missing = {name: len(calls) for name, calls in self._calls.items()}
 
@@ -116,13 +117,15 @@ class WeightProducts(TorchFunctionMode):
                 call.gradients[objective] = gradient
                 missing[name] -= 1
                 if objective == last and not missing[name]:
-                    self._form(name, len(losses), visitor)
+                    self._form(name, num_objectives, visitor)
 
             self._receive = receive
             if loss.requires_grad:
                 torch.autograd.grad(loss.sum(), self._leaf, retain_graph=objective < last, allow_unused=True)
         for name in list(self._calls):  # what the last objective does not depend on in all its calls
-            self._form(name, len(losses), visitor)
+            self._form(name, num_objectives, visitor)
+        # The graph holds what receives: whatever that holds must not hold the graph, which nobody would free.
+        self._receive = self._of_products = None
 
     def _watch(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Tensor) -> Tensor:
         x, geometry = args[0], _GEOMETRY[func](*args, **kwargs)

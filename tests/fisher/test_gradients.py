@@ -1,8 +1,11 @@
+import gc
+
 import pytest
 import torch
 from torch import nn
 
 from fisher_detr.fisher import GradientMethod, image_gradients
+from fisher_detr.fisher.weight_products import WeightProducts
 from tests.oracles.naive_fisher import image_gradients as naive_gradients
 
 SINGLE, BATCHED = GradientMethod.SINGLE, GradientMethod.BATCHED
@@ -97,3 +100,18 @@ def test_bad_losses(weight, losses, message):
 def test_single_takes_one_image(weight):
     with pytest.raises(ValueError, match="a batch of 2 images: the method single takes one at a time"):
         collect(lambda _: {}, {"w": weight}, [0, 1], SINGLE)
+
+
+def test_nothing_is_left_of_a_batch(toy):
+    """The graph and what watches it would keep each other alive, where no garbage collector looks."""
+
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor | WeightProducts) for thing in gc.get_objects())
+
+    visit = {"visitor": lambda *_: None, "of_products": lambda *_: None}
+    image_gradients(toy.loss, toy.parameters, toy.batches[0], **visit)
+    before = alive()
+    for _ in range(3):
+        image_gradients(toy.loss, toy.parameters, toy.batches[0], **visit)
+    assert alive() == before
