@@ -1,0 +1,157 @@
+#!/usr/bin/env python
+"""Latency, file size and peak memory of exported detectors beside PyTorch, on the processor.
+
+    python -m benchmarks.bench_deploy --output benchmarks/results/deploy_cpu.json
+
+Detectors of ResNet-50 with random weights, quantized at one width for all layers (random weights have no plan
+worth the name; a plan's narrower containers are unpacked when a file is loaded, and run as fast). Files are
+written once, into --folder. Variants take turns, each in a process of its own that loads one file, runs it
+once and is then measured; its peak memory is the resident one, torch and onnxruntime included.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.bench_models import MODELS, our_batch, our_config
+from benchmarks.turns import OPTIONS, ROOT, add_options, peak_bytes, take_turns
+from fisher_detr.engine import Trainer, float_bytes
+from fisher_detr.engine.insertion import float_model_for_quantization
+from fisher_detr.export import (
+    ExportSettings,
+    OnnxDetector,
+    Precision,
+    export_onnx,
+    processor_flags,
+    saturates,
+)
+from fisher_detr.files import write_json
+from fisher_detr.model_zoo import describe_study
+from fisher_detr.quantization import calibrate_activations, quantize_model
+
+HEADS = ("class_embed", "bbox_embed")
+TORCH, FLOAT = "PyTorch, float32", "onnxruntime, float32"
+WIDTHS = {"onnxruntime, W8A8": 8, "onnxruntime, W4A8": 4}  # of the weights, in bits
+VARIANTS = (TORCH, FLOAT, *WIDTHS)
+_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
+AIMS = (
+    "Aimed for with DETR: W8A8 at least 1.6 times as fast as onnxruntime's float32 without VNNI and 2 times "
+    "with it, no model slower; a file of W8 at most 0.27 of float32's, of 4 bits 0.15."
+)
+
+
+def main() -> None:
+    """Parse the command line; measure everything, or one variant in this process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--folder", type=Path, default=ROOT / "output" / "deploy", help="of the files")
+    add_options(parser, size=640, batch=1, rounds=3, steps=10)
+    args = parser.parse_args()
+    args.device = "cpu"
+    if args.only:
+        print(json.dumps(measure(*args.only, args)))
+        return
+    turns = {}
+    for model in args.models:
+        variants = {name: [model, name] for name in VARIANTS}
+        for name in VARIANTS[1:]:
+            if not file_of(model, name, args).exists():
+                print(f"writing {file_of(model, name, args)}")
+                write(model, name, args)
+        keys = (*OPTIONS, "folder")
+        turns[model] = take_turns("benchmarks.bench_deploy", variants, args.rounds, args, keys)
+    results = describe(args, turns)
+    if args.output:
+        write_json(args.output, results)
+    print(json.dumps(results["tables"], indent=1))
+
+
+def file_of(model: str, variant: str, args: argparse.Namespace) -> Path:
+    """Where a variant's file is."""
+    return args.folder / f"{MODELS[model]}_{args.size}_{WIDTHS.get(variant, 32)}bit.onnx"
+
+
+def build(model: str, args: argparse.Namespace) -> nn.Module:
+    """The detector in eval mode, batch norms folded; the same weights every time."""
+    torch.manual_seed(0)
+    return float_model_for_quantization(Trainer.build_float_model(our_config(MODELS[model], args)), True)
+
+
+def write(model: str, variant: str, args: argparse.Namespace) -> None:
+    """Export a variant. Scores of random weights are all low: there are no detections to compare."""
+    net, images = build(model, args), our_batch(args)
+    precision = Precision.FLOAT
+    if variant in WIDTHS:
+        quantize_model(net, bits=WIDTHS[variant], skip=HEADS)
+        calibrate_activations(net, [images])
+        precision = Precision.INTEGER
+    path = file_of(model, variant, args)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = ExportSettings(precision, reduce_range=precision is Precision.INTEGER and saturates())
+    export_onnx(net, path, images, settings, verify=False)
+
+
+def measure(model: str, variant: str, args: argparse.Namespace) -> dict[str, float | list[float]]:
+    """Seconds of every run after the first, bytes of the weights' file, and this process' peak memory."""
+    if variant == TORCH:
+        net = build(model, args)
+        size = float_bytes(net)
+    else:
+        path = file_of(model, variant, args)
+        net, size = OnnxDetector(path), path.stat().st_size
+    return {
+        "seconds": timed(net, our_batch(args), args.steps),
+        "file_bytes": size,
+        "peak_bytes": peak_bytes("cpu"),
+    }
+
+
+@torch.inference_mode()
+def timed(net: Callable, batch: list[dict], steps: int) -> list[float]:
+    """Seconds of every run after the first."""
+    seconds = []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        net(batch)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) -> dict:
+    """The results file."""
+    rows = []
+    for model, of_model in turns.items():
+        seconds = {name: [s for turn in found for s in turn["seconds"]] for name, found in of_model.items()}
+        plain = statistics.median(seconds[FLOAT])
+        float_file = of_model[FLOAT][0]["file_bytes"]
+        for name, found in of_model.items():
+            median, p95 = np.percentile(seconds[name], [50, 95]).tolist()
+            size, memory = found[0]["file_bytes"], max(turn["peak_bytes"] for turn in found)
+            rows.append(
+                [model, name, 1e3 * median, 1e3 * p95, plain / median]
+                + [size / 1e6, size / float_file, memory / 2**30]
+            )
+    table = {
+        "caption": f"One image of {args.size} x {args.size}, ResNet-50, on {torch.get_num_threads()} threads",
+        "columns": ["model", "runs in", "median (ms)", "95th percentile (ms)", "times as fast as float32"]
+        + ["file (MB)", "of float32's", "peak memory (GiB)"],
+        "rows": rows,
+    }
+    has = [name for name in _SETS if name in processor_flags()]
+    text = [
+        f"{args.rounds} turns of {args.steps} runs after the first. Instruction sets: {', '.join(has)}. "
+        "PyTorch's file is its float32 tensors.",
+        AIMS,
+    ]
+    return describe_study("python -m benchmarks.bench_deploy", "Exported detectors", text, [table])
+
+
+if __name__ == "__main__":
+    main()
