@@ -83,11 +83,11 @@ def export_from_config(cfg: CfgNode, request: ExportRequest) -> ExportResult:
         FileNotFoundError: no such checkpoint.
         ValueError: the checkpoint is not what QUANT.ENABLED says, or see `export_onnx`.
     """
-    cfg = _on_processor(cfg)
+    cfg = on_processor(cfg)
     settings = request.settings(cfg.QUANT.ENABLED)
     model = _load(cfg, settings.precision)
     images = _test_images(cfg, max(1, request.verify_images))
-    ranges = calibration_images(_few(cfg)) if settings.precision is Precision.INTEGER else None
+    ranges = calibration_images(few_ranges(cfg)) if settings.precision is Precision.INTEGER else None
     return export_onnx(
         model,
         request.path,
@@ -108,14 +108,15 @@ def evaluate_onnx(cfg: CfgNode, path: str | os.PathLike) -> dict[str, Any]:
     return evaluate(cfg, OnnxDetector(path))
 
 
-def _on_processor(cfg: CfgNode) -> CfgNode:
+def on_processor(cfg: CfgNode) -> CfgNode:
+    """For a model on the CPU, where files run."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 
-def _few(cfg: CfgNode) -> CfgNode:
+def few_ranges(cfg: CfgNode) -> CfgNode:
     """For fewer calibration images: two values of each tensor are looked for."""
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to take the ranges of outputs from")

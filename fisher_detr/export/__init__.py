@@ -8,10 +8,11 @@ if missing := [name for name in ("onnx", "onnxruntime") if find_spec(name) is No
     )
 
 from fisher_detr.export.audit import Arithmetic, Audit, AuditRow, audit  # noqa: E402
-from fisher_detr.export.exporting import ExportResult, export_onnx, feed_of  # noqa: E402
+from fisher_detr.export.exporting import ExportResult, export_onnx, feed_of, onnx_bytes  # noqa: E402
 from fisher_detr.export.processor import processor_flags, saturates  # noqa: E402
+from fisher_detr.export.profiling import profile_layers  # noqa: E402
 from fisher_detr.export.runtime import OnnxDetector  # noqa: E402
-from fisher_detr.export.settings import MAX_OPSET, MIN_OPSET, ExportSettings, Precision  # noqa: E402
+from fisher_detr.export.settings import MAX_OPSET, MIN_OPSET, ExportSettings, Precision, container  # noqa: E402
 from fisher_detr.export.verification import (  # noqa: E402
     FLOAT_TOLERANCE,
     INTEGER_TOLERANCE,

@@ -49,6 +49,7 @@ class AuditRow:
         weight: type of the stored weight; "" for a product of activations.
         macs: multiply-accumulates on one image.
         reason: why it is not of integers; "" where it is.
+        node: its name in the graph that onnxruntime runs.
     """
 
     name: str
@@ -57,6 +58,7 @@ class AuditRow:
     weight: str
     macs: int
     reason: str
+    node: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,7 @@ def audit(model: str | os.PathLike | bytes, feed: Feed) -> Audit:
     """
     content = model if isinstance(model, bytes) else Path(model).read_bytes()
     model = onnx.load_from_string(content)
-    run = {_SUFFIX.sub("", node.name): node for node in _optimized(content).graph.node}
+    run = {plain_name(node.name): node for node in _optimized(content).graph.node}
     macs = _count_macs(model, feed)
     made_by, types = producers(model.graph), {x.name: x.data_type for x in model.graph.initializer}
     readers, rows = consumers(model.graph), []
@@ -112,6 +114,11 @@ def audit(model: str | os.PathLike | bytes, feed: Feed) -> Audit:
             weight = _weight_of(node, made_by, types)
             rows.append(_row(node, found, weight, types, macs[node.output[0]]))
     return Audit(tuple(rows))
+
+
+def plain_name(node: str) -> str:
+    """A node's name without what onnxruntime numbers it by, which changes from session to session."""
+    return _SUFFIX.sub("", node)
 
 
 def _optimized(content: bytes) -> onnx.ModelProto:
@@ -159,7 +166,8 @@ def _row(
     kind = onnx.TensorProto.DataType.Name(types[weight]) if weight else ""
     if node.op_type in _PACKED:  # bytes, of which an attribute says what they hold
         kind = f"INT{next(x.i for x in node.attribute if x.name == 'bits')}"
-    return AuditRow(name, operator, arithmetic, kind, macs, reason)
+    ran_as = plain_name(found.name) if found is not None else ""
+    return AuditRow(name, operator, arithmetic, kind, macs, reason, ran_as)
 
 
 def _why_float(found: onnx.NodeProto | None, weight: str) -> str:

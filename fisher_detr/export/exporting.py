@@ -104,6 +104,18 @@ def export_onnx(
     return ExportResult(len(content), described, found, comparison)
 
 
+def onnx_bytes(model: nn.Module, images: Sequence[dict[str, Any]], settings: ExportSettings) -> bytes:
+    """Content of a file that is compared with nothing: to be looked at, not to be used.
+
+    Arguments and errors as for `export_onnx`.
+    """
+    _check_quantized(model, settings.precision)
+    if settings.reduce_range:
+        model = copy.deepcopy(model)
+        reduce_weight_range(model)
+    return _build(model, images, None, settings)[0].SerializeToString()
+
+
 def _build(
     model: nn.Module,
     images: Sequence[dict[str, Any]],
