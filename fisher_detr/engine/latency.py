@@ -28,8 +28,7 @@ def measure_latencies(cfg: CfgNode, runs: int = 20) -> LatencyTable:
     """Export the model of a config in every container of its widths, and time the layers.
 
     Args:
-        cfg: MODEL.WEIGHTS may be empty (times do not depend on weights); the first calibration image decides
-            the size.
+        cfg: of a model in full precision; the first calibration image decides the size.
         runs: of each file.
 
     Returns:

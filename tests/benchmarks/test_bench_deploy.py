@@ -4,8 +4,11 @@ import argparse
 
 import pytest
 
-from benchmarks import bench_deploy
-from fisher_detr.model_zoo.study import Table
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from benchmarks import bench_deploy  # noqa: E402
+from fisher_detr.model_zoo.study import Table  # noqa: E402
 
 W4 = "onnxruntime, W4A8"
 
