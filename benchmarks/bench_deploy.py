@@ -10,6 +10,7 @@ once and is then measured; its peak memory is the resident one, torch and onnxru
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -40,6 +41,7 @@ HEADS = ("class_embed", "bbox_embed")
 TORCH, FLOAT = "PyTorch, float32", "onnxruntime, float32"
 WIDTHS = {"onnxruntime, W8A8": 8, "onnxruntime, W4A8": 4}  # of the weights, in bits
 VARIANTS = (TORCH, FLOAT, *WIDTHS)
+WRITE = "write "  # before a variant: make its file
 _SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
 AIMS = (
     "Aimed for with DETR: W8A8 at least 1.6 times as fast as onnxruntime's float32 without VNNI and 2 times "
@@ -56,17 +58,17 @@ def main() -> None:
     args = parser.parse_args()
     args.device = "cpu"
     if args.only:
-        print(json.dumps(measure(*args.only, args)))
+        model, variant = args.only
+        do = write if variant.startswith(WRITE) else measure
+        print(json.dumps(do(model, variant.removeprefix(WRITE), args)))
         return
     turns = {}
     for model in args.models:
-        variants = {name: [model, name] for name in VARIANTS}
-        for name in VARIANTS[1:]:
-            if not file_of(model, name, args).exists():
-                print(f"writing {file_of(model, name, args)}")
-                write(model, name, args)
-        keys = (*OPTIONS, "folder")
-        turns[model] = take_turns("benchmarks.bench_deploy", variants, args.rounds, args, keys)
+        # In processes of their own, too: a process begins with the peak memory of the one that started it.
+        absent = [name for name in VARIANTS[1:] if not file_of(model, name, args).exists()]
+        take = functools.partial(take_turns, "benchmarks.bench_deploy", args=args, keys=(*OPTIONS, "folder"))
+        take({name: [model, WRITE + name] for name in absent}, rounds=1)
+        turns[model] = take({name: [model, name] for name in VARIANTS}, rounds=args.rounds)
     results = describe(args, turns)
     if args.output:
         write_json(args.output, results)
@@ -84,8 +86,11 @@ def build(model: str, args: argparse.Namespace) -> nn.Module:
     return float_model_for_quantization(Trainer.build_float_model(our_config(MODELS[model], args)), True)
 
 
-def write(model: str, variant: str, args: argparse.Namespace) -> None:
-    """Export a variant. Scores of random weights are all low: there are no detections to compare."""
+def write(model: str, variant: str, args: argparse.Namespace) -> dict[str, int]:
+    """Export a variant; bytes of its file.
+
+    Scores of random weights are all low: there are no detections to compare.
+    """
     net, images = build(model, args), our_batch(args)
     precision = Precision.FLOAT
     if variant in WIDTHS:
@@ -95,7 +100,7 @@ def write(model: str, variant: str, args: argparse.Namespace) -> None:
     path = file_of(model, variant, args)
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = ExportSettings(precision, reduce_range=precision is Precision.INTEGER and saturates())
-    export_onnx(net, path, images, settings, verify=False)
+    return {"file_bytes": export_onnx(net, path, images, settings, verify=False).size_bytes}
 
 
 def measure(model: str, variant: str, args: argparse.Namespace) -> dict[str, float | list[float]]:
