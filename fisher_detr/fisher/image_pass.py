@@ -30,7 +30,7 @@ class PassSettings:
     """How images are differentiated.
 
     Attributes:
-        method: how the images of a batch are told apart.
+        method: how the images of a batch are told apart, where it has several.
         skip_broken: leave out an image whose loss is not finite, with a warning; otherwise it is an error.
         relative_error: end once the standard error of every objective's total trace is at most this part of
             it, from 16 images on; 0: take all images.
@@ -197,15 +197,20 @@ class ImagePass:
             for part in self.sums:
                 part.add_products(layer, products, images)
 
-        image_gradients(
-            self._loss_fn, self._parameters, batch, visit, self.settings.method, select, visit_products
-        )
+        method = self._method_for(batch)
+        image_gradients(self._loss_fn, self._parameters, batch, visit, method, select, visit_products)
         for part in self.sums:
             part.end()
         self._check_gradients(first, {row: describe(start + i, batch[i]) for i, row in rows.items()})
-        if self.settings.method is GradientMethod.BATCHED and not self._checked and rows:
+        if method is GradientMethod.BATCHED and not self._checked and rows:
             self._compare_with_autograd(batch, rows)
             self._checked = True
+
+    def _method_for(self, batch: Sequence[Any]) -> GradientMethod:
+        """Of one image autograd forms the gradients a little faster than they are multiplied here."""
+        if len(batch) == 1 and not any(part.needs_products for part in self.sums):
+            return GradientMethod.SINGLE
+        return self.settings.method
 
     def _kept(self, losses: Mapping[str, Tensor], batch: Sequence[Any], start: int) -> list[int]:
         """Images with finite losses."""

@@ -18,7 +18,10 @@ class ImageSums:
     Attributes:
         rows: numbers of every image, `[N, ...]` float64; empty where there are none.
         sums: sums over the images, by name.
+        needs_products: whether `add_products` does anything.
     """
+
+    needs_products = False
 
     def __init__(self, weights: Mapping[str, Tensor]):
         """Args are the weights by layer name."""
@@ -119,6 +122,7 @@ class ErrorRows(ImageSums):
         """
         super().__init__(errors)
         self._shifts = {} if diagonal else shifts
+        self.needs_products = bool(self._shifts)
         self._errors = {name: error.square() if diagonal else error for name, error in errors.items()}
         self._diagonal = diagonal
         self._pairs: list[tuple[int, int]] = []

@@ -18,6 +18,8 @@ from fisher_detr.fisher.weight_products import Product
 class MomentSums(ImageSums):
     """Sums over the images of H of every layer, `[G, K, K]` float64 (see `input_moment`)."""
 
+    needs_products = True
+
     def __init__(
         self, weights: Mapping[str, Tensor], factors: Mapping[str, float], biased: Collection[str] = ()
     ):

@@ -181,3 +181,18 @@ def test_combined_diagonal(estimate, toy):
             1.5 * a.square().mean(0) / totals["overall"] + 0.5 * f.square().mean(0) / totals["critical"]
         )
         torch.testing.assert_close(normalized[layer], expected.view_as(weight), rtol=1e-10, atol=1e-16)
+
+
+def test_one_image_at_a_time_takes_any_operator():
+    """There is nothing to tell apart; and nothing is multiplied that autograd would not have formed."""
+    weight = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    images = [torch.tensor([0.5, 3.0], dtype=torch.float64), torch.tensor([-1.0, 2.0], dtype=torch.float64)]
+
+    def loss(batch):
+        return {"overall": torch.stack([(weight * image).sum() for image in batch])}
+
+    found = estimate_fisher(loss, {"w": weight}, [[image] for image in images], PassSettings(progress=False))
+    expected = torch.stack(images).square().mean(dim=0)
+    torch.testing.assert_close(found.diagonals["overall"]["w"], expected)
+    with pytest.raises(ValueError, match="only linear layers and convolutions"):
+        estimate_fisher(loss, {"w": weight}, [images], PassSettings(progress=False))
