@@ -75,6 +75,11 @@ def main() -> None:
     print(json.dumps(results["tables"], indent=1))
 
 
+def instruction_sets() -> str:
+    """Those of this processor that integer products depend on, for a text."""
+    return f"Instruction sets: {', '.join(name for name in _SETS if name in processor_flags()) or 'unknown'}."
+
+
 def file_of(model: str, variant: str, args: argparse.Namespace) -> Path:
     """Where a variant's file is."""
     return args.folder / f"{MODELS[model]}_{args.size}_{WIDTHS.get(variant, 32)}bit.onnx"
@@ -149,10 +154,9 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         + ["file (MB)", "of float32's", "peak memory (GiB)"],
         "rows": rows,
     }
-    has = [name for name in _SETS if name in processor_flags()]
     text = [
-        f"{args.rounds} turns of {args.steps} runs after the first. Instruction sets: {', '.join(has)}. "
-        "PyTorch's file is its float32 tensors.",
+        f"{args.rounds} turns of {args.steps} runs after the first. {instruction_sets()} PyTorch's file is its "
+        "float32 tensors.",
         AIMS,
     ]
     return describe_study("python -m benchmarks.bench_deploy", "Exported detectors", text, [table])

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from benchmarks.bench_deploy import instruction_sets
 from benchmarks.turns import ROOT
 from fisher_detr.engine import PostTrainingQuantizer, evaluate, float_bytes, load_config, load_float
 from fisher_detr.engine.calibration_images import calibration_images
@@ -26,7 +27,6 @@ from fisher_detr.export import (
     OnnxDetector,
     Precision,
     export_onnx,
-    processor_flags,
     saturates,
 )
 from fisher_detr.files import write_json
@@ -36,7 +36,6 @@ from fisher_detr.structures import Arm
 
 COMPARED, RANGES = 20, 64  # images to compare file and model on, and for the ranges of a file
 PLAN_BITS = 4.0
-_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
 
 
 def main() -> None:
@@ -123,8 +122,7 @@ def describe(rows: list[list], command: str) -> dict:
         + ["weights (MB)", "file (MB)", "integer, % of multiply-accumulates"],
         "rows": rows,
     }
-    has = ", ".join(name for name in _SETS if name in processor_flags())
-    return describe_study(command, "Accuracy of exported detectors", [f"Instruction sets: {has}."], [table])
+    return describe_study(command, "Accuracy of exported detectors", [instruction_sets()], [table])
 
 
 if __name__ == "__main__":
