@@ -155,8 +155,8 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         "rows": rows,
     }
     text = [
-        f"{args.rounds} turns of {args.steps} runs after the first. {instruction_sets()} PyTorch's file is its "
-        "float32 tensors.",
+        f"{args.rounds} turns of {args.steps} runs after the first. {instruction_sets()} "
+        "PyTorch's file is its float32 tensors.",
         AIMS,
     ]
     return describe_study("python -m benchmarks.bench_deploy", "Exported detectors", text, [table])
