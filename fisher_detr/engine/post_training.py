@@ -5,18 +5,14 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, pareto
-from fisher_detr.checkpoint import local_path
-from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.distributed import from_main
@@ -24,8 +20,7 @@ from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.insertion import float_model_for_quantization, insert_quantizers
 from fisher_detr.engine.quant_settings import QuantSettings
-from fisher_detr.engine.table_origin import check_origin
-from fisher_detr.files import sha256_of
+from fisher_detr.engine.table_origin import check_origin, configured_sets, provenance_of
 from fisher_detr.fisher import OVERALL, ErrorFn, LayerError
 from fisher_detr.modeling import DetrBase, Reweighted
 from fisher_detr.quantization import (
@@ -116,25 +111,12 @@ class PostTrainingQuantizer:
             model: in full precision, with the weights of MODEL.WEIGHTS.
             critical: see `__init__`; None: those of ALLOCATION.CRITICAL_SETS, or else of CRITICAL.TARGET.
         """
-        if critical is None:
-            metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-            if cfg.ALLOCATION.CRITICAL_SETS:
-                critical = resolve_category_sets(cfg.ALLOCATION.CRITICAL_SETS, metadata)
-            elif cfg.CRITICAL.TARGET:
-                critical = resolve_category_set(cfg.CRITICAL.TARGET, metadata)
-        provenance = {
-            "weights": os.path.basename(cfg.MODEL.WEIGHTS),
-            "weights_sha256": sha256_of(local_path(cfg.MODEL.WEIGHTS)) if cfg.MODEL.WEIGHTS else None,
-            "datasets": list(cfg.DATASETS.TRAIN),
-            "seed": cfg.QUANT.CALIBRATION.SEED,
-            "box_loss": cfg.CRITICAL.BOX_LOSS,
-        }
         return cls(
             model,
             calibration_images(cfg),
             QuantSettings.from_config(cfg),
-            critical,
-            provenance,
+            configured_sets(cfg) if critical is None else critical,
+            provenance_of(cfg),
             FisherSettings.from_config(cfg),
             cfg.OUTPUT_DIR,
         )

@@ -46,8 +46,8 @@ class Tolerance:
 
 # Float operators differ by rounding alone.
 FLOAT_TOLERANCE = Tolerance(box=0.5, score=0.01)
-# Rounding to 256 levels turns the least change into one of a level somewhere: a fake-quantized detector agrees
-# with itself no closer once the image has a little noise.
+# Rounding to 256 levels turns the least change into one of a level somewhere: a fake-quantized detector is
+# no closer to itself once the image has a little noise.
 INTEGER_TOLERANCE = Tolerance(box=4.0, score=0.1, agreement=0.9, min_score=0.3, relative_box=0.015)
 
 
