@@ -35,7 +35,7 @@ format: setup ## Mend what lint finds, where that can be done
 LOCK := .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 lock: setup ## Write requirements/*.txt again, keeping the versions that still fit (UPGRADE=--upgrade for new ones)
 	$(LOCK) $(UPGRADE) -o requirements/build.txt requirements/build.in
-	$(LOCK) $(UPGRADE) --extra dev --extra detectron2 --extra onnx -c requirements/build.txt -o requirements/lock.txt setup.py requirements/lock.in
+	$(LOCK) $(UPGRADE) --extra dev --extra detectron2 --extra onnx --extra report --extra docs --extra fast-eval -c requirements/build.txt -o requirements/lock.txt setup.py requirements/lock.in
 
 zoo: setup ## Write MODEL_ZOO.md from the entries of the model zoo
 	$(RUN) tools/make_model_zoo.py

@@ -48,6 +48,9 @@ setup(
     ],
     extras_require={
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32"],  # what INT2 and integer products were measured with
+        "report": ["Jinja2>=3.1", "plotly>=6"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1"],
+        "fast-eval": ["faster-coco-eval>=1.7"],  # pycocotools in C++; the evaluator works without it
         # What tools/install_detectron2.py needs before it runs, and Detectron2 to be imported afterwards.
         "detectron2": [
             "Pillow",
@@ -63,6 +66,7 @@ setup(
         # transformers and curvlinops are oracles of the tests; uv writes the lock.
         "dev": [
             "curvlinops-for-pytorch>=3.0",
+            "hypothesis>=6.100",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff",
