@@ -3,7 +3,7 @@
 
 tools/allocate.py --config-file configs/street/detr_small_ptq.yaml ALLOCATION.AVERAGE_BITS 3
 tools/allocate.py --config-file ... ALLOCATION.SENSITIVITY_FILE output/sensitivity.json
-tools/allocate.py --config-file ... --pareto output/curve.json
+tools/allocate.py --config-file ... --pareto output/pareto.json --measure 5
 
 Without ALLOCATION.SENSITIVITY_FILE the sensitivities are computed, and kept in OUTPUT_DIR.
 """
@@ -20,12 +20,16 @@ def main() -> None:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--pareto", metavar="FILE", help="predicted cost against bytes; its plans, as JSON")
     parser.add_argument("--points", type=int, default=25, help="sizes of the curve")
+    parser.add_argument("--measure", type=int, default=0, help="plans of the curve to quantize and measure")
     parser.add_argument("opts", nargs="*", default=[], help="config keys and values")
     args = parser.parse_args()
     try:
         cfg = load_config(args.config_file, args.opts)
         start_logging(cfg.OUTPUT_DIR)
-        print(explain_curve(cfg, args.points, args.pareto) if args.pareto else explain_plan(cfg))
+        if args.pareto:
+            print(explain_curve(cfg, args.points, args.pareto, args.measure))
+        else:
+            print(explain_plan(cfg))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"allocate: {error}")
 

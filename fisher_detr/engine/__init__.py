@@ -1,6 +1,7 @@
 """What drives: set-up, trainer, optimizer, quantization after and in training."""
 
 from fisher_detr.engine.best_checkpoint import BestCheckpointHook
+from fisher_detr.engine.category_traces import measure_traces
 from fisher_detr.engine.commands import evaluate, load_float, load_quantized, run_training_command, train
 from fisher_detr.engine.compare import (
     ArmResult,
@@ -8,7 +9,6 @@ from fisher_detr.engine.compare import (
     evaluate_full_precision,
     evaluate_plan,
     float_bytes,
-    quantized_coverage,
 )
 from fisher_detr.engine.config_merge import setting_differences
 from fisher_detr.engine.console import ProgressBar
@@ -26,7 +26,9 @@ from fisher_detr.engine.environment import environment
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.kept_results import KeptResults
 from fisher_detr.engine.known_categories import known_categories
+from fisher_detr.engine.landscape import LandscapeSettings, measure_landscape
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
+from fisher_detr.engine.model_coverage import model_coverage
 from fisher_detr.engine.planning import explain_curve, explain_plan
 from fisher_detr.engine.portable_config import portable_config
 from fisher_detr.engine.post_training import PostTrainingQuantizer
@@ -41,6 +43,7 @@ __all__ = [
     "ArmResult",
     "BestCheckpointHook",
     "FisherTracePenalty",
+    "LandscapeSettings",
     "MicroBatchTrainer",
     "ModelEMA",
     "PenaltySettings",
@@ -65,8 +68,10 @@ __all__ = [
     "load_config",
     "load_float",
     "load_quantized",
+    "measure_landscape",
+    "measure_traces",
+    "model_coverage",
     "prepare",
-    "quantized_coverage",
     "read_config",
     "run_post_training",
     "run_training_command",

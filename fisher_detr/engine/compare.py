@@ -10,10 +10,11 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
+from fisher_detr.engine.evaluation_record import evaluation_folder
 from fisher_detr.engine.post_training import PostTrainingQuantizer
+from fisher_detr.engine.table_origin import save_tables
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.modeling import DetrBase
-from fisher_detr.quantization import CoverageReport, coverage_report, weight_groups
 from fisher_detr.structures import Arm, BitAllocation
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,10 @@ def evaluate_arms(
     for arm in arms:
         start = time.perf_counter()
         allocation = quantizer.allocate(arm, average_bits)
-        results.append(evaluate_plan(cfg, quantizer, allocation, arm, str(arm), start))
+        result = evaluate_plan(cfg, quantizer, allocation, arm, str(arm), start)
+        if arm is not Arm.UNIFORM:
+            save_tables(quantizer.sensitivities(arm), result.folder)
+        results.append(result)
     return results
 
 
@@ -92,7 +96,6 @@ def evaluate_plan(
     target = "".join(f"_{name}" for name in quantizer.sets)
     metrics, folder = _evaluate(cfg, quantized.model, f"{name}{target}_{allocation.budget_bytes}bytes")
     allocation.save(os.path.join(folder, "allocation.json"))
-    quantized.coverage.save(os.path.join(folder, "coverage.json"))
     return ArmResult(name, metrics, quantized.coverage.total_bytes, seconds, folder, allocation)
 
 
@@ -102,15 +105,10 @@ def float_bytes(model: nn.Module) -> int:
     return sum(4 * tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
 
 
-def quantized_coverage(cfg: CfgNode, model: nn.Module) -> CoverageReport:
-    """What is and is not quantized of a quantized model that was loaded."""
-    return coverage_report(model, weight_groups(model, cfg.QUANT.SKIP_LAYERS))
-
-
 def _evaluate(cfg: CfgNode, model: DetrBase, name: str) -> tuple[dict[str, Any], str]:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, name)
     logger.info("Evaluating %s", name)
     results = Trainer.test(cfg, model.eval())
-    return dict(results["bbox"]), os.path.join(cfg.OUTPUT_DIR, "inference", cfg.DATASETS.TEST[0])
+    return dict(results["bbox"]), evaluation_folder(cfg, cfg.DATASETS.TEST[0])

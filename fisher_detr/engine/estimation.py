@@ -34,6 +34,7 @@ from fisher_detr.fisher import (
     estimate_hessian_traces,
     estimate_input_moments,
     estimate_sensitivity,
+    estimate_traces,
     hawq_sensitivity,
     measure_loss_changes,
 )
@@ -102,6 +103,11 @@ class Estimator:
     def fisher(self) -> FisherEstimate:
         """Fisher diagonals of L_A and, with a critical set, of L_F."""
         return self._run("fisher", {}, lambda **keys: estimate_fisher(self.losses, self.weights, **keys))
+
+    @functools.cached_property
+    def traces(self) -> dict[str, np.ndarray]:
+        """Traces of the Fisher information by image and layer, of every term; see `estimate_traces`."""
+        return self._run("traces", {}, lambda **keys: estimate_traces(self.losses, self.weights, **keys))
 
     def combined(self, objective: Objective) -> dict[str, Tensor]:
         """Fisher diagonal of an objective by layer; of several critical sets the weighted mean."""

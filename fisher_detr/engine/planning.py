@@ -3,11 +3,14 @@
 import dataclasses
 import os
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from fisher_detr.allocation import format_plan
+from fisher_detr.engine.calibration_images import held_out_images
 from fisher_detr.engine.commands import load_float
+from fisher_detr.engine.plan_losses import PlanLosses
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.quantization_run import take_or_estimate
 from fisher_detr.files import write_json
@@ -27,21 +30,28 @@ def explain_plan(cfg: CfgNode) -> str:
     return format_plan(plan)
 
 
-def explain_curve(cfg: CfgNode, points: int, path: str | os.PathLike) -> str:
+def explain_curve(cfg: CfgNode, points: int, path: str | os.PathLike, measured: int = 0) -> str:
     """Predicted cost against bytes.
 
     Args:
         cfg: the config; ALLOCATION.AVERAGE_BITS has no effect.
         points: number of sizes.
         path: file that gets the plans, JSON.
+        measured: how many of the plans are quantized by, to see what they do to the losses of
+            FISHER.VALIDATE_IMAGES other images (`PlanLosses`).
 
     Raises:
         ValueError: the arm is uniform, which predicts nothing.
     """
-    quantizer, arm = _prepare(cfg)
-    if arm is Arm.UNIFORM:
+    if Arm(cfg.ALLOCATION.ARM) is Arm.UNIFORM:
         raise ValueError("ALLOCATION.ARM uniform predicts no cost: take fisher_overall or fisher_critical")
+    images = held_out_images(cfg) if measured else []
+    quantizer, arm = _prepare(cfg)
     plans = quantizer.pareto(arm, points)
+    chosen = set(np.linspace(0, len(plans) - 1, min(measured, len(plans))).round().astype(int).tolist())
+    if chosen:
+        losses = PlanLosses(quantizer, arm, images)
+        plans = [losses.measured(plan) if i in chosen else plan for i, plan in enumerate(plans)]
     if comm.is_main_process():
         write_json(path, [dataclasses.asdict(plan) for plan in plans])
     return "\n".join([f"{'bytes':>12}  bits    cost", *map(_line, plans)])

@@ -19,6 +19,7 @@ from fisher_detr.engine.distributed import from_main
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.insertion import float_model_for_quantization, insert_quantizers
+from fisher_detr.engine.model_coverage import traced_coverage
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.engine.table_origin import check_origin, configured_sets, provenance_of
 from fisher_detr.fisher import OVERALL, ErrorFn, LayerError
@@ -36,7 +37,6 @@ from fisher_detr.quantization import (
     quantizable_layers,
     quantization_error,
     round_weights,
-    trace_products,
 )
 from fisher_detr.structures import (
     Arm,
@@ -286,9 +286,8 @@ class PostTrainingQuantizer:
         self._correct_biases(model)
         if self.settings.activation_bits:
             calibrate_on_ranks(model, self.samples, self.settings.activation_range, self.settings.percentile)
-        traced = trace_products(model, lambda: model(self.samples[:1]))
         self.estimator_of(arm).discard_partial()
-        return QuantizedModel(model, allocation, report.with_traced(traced))
+        return QuantizedModel(model, allocation, traced_coverage(report, model, self.samples[0]))
 
     def count_macs(self) -> dict[str, int]:
         """Multiply-accumulates of every layer, on the first calibration image."""

@@ -10,6 +10,7 @@ from fisher_detr.allocation import format_plan
 from fisher_detr.engine.calibration_images import held_out_images
 from fisher_detr.engine.post_training import PostTrainingQuantizer, QuantizedModel
 from fisher_detr.engine.prediction_check import check_prediction
+from fisher_detr.engine.table_origin import save_tables
 from fisher_detr.modeling import DetrBase
 from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
 
@@ -63,9 +64,7 @@ def take_or_estimate(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -
         return
     tables = quantizer.sensitivities(arm)
     if comm.is_main_process():
-        for name, table in tables.items():
-            suffix = f"_{name}" if len(tables) > 1 else ""
-            table.save(os.path.join(cfg.OUTPUT_DIR, f"sensitivity{suffix}.json"))
+        save_tables(tables, cfg.OUTPUT_DIR)
 
 
 def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) -> BitAllocation:

@@ -35,6 +35,13 @@ def provenance_of(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
+def save_tables(tables: Mapping[str, SensitivityTable], folder: str) -> None:
+    """Write `sensitivity.json`; of several critical sets `sensitivity_<set>.json` each."""
+    for name, table in tables.items():
+        suffix = f"_{name}" if len(tables) > 1 else ""
+        table.save(os.path.join(folder, f"sensitivity{suffix}.json"))
+
+
 def check_origin(table: SensitivityTable, expected: Mapping[str, Any]) -> None:
     """A table of other images is welcome; one of another model or question is a mistake.
 

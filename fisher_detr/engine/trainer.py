@@ -21,6 +21,7 @@ from fisher_detr.engine.best_checkpoint import BestCheckpointHook
 from fisher_detr.engine.console import ProgressBar, build_writers
 from fisher_detr.engine.distributed import distribute, share_buffers
 from fisher_detr.engine.ema import ModelEMA
+from fisher_detr.engine.evaluation_record import evaluation_folder, record_evaluation
 from fisher_detr.engine.finite_guard import FiniteGuard
 from fisher_detr.engine.loaders import build_test_loader, build_train_loader
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
@@ -161,14 +162,18 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
         """Evaluate on DATASETS.TEST the model of the main process, which alone gets the results."""
         share_buffers(model)
-        return super().test(cfg, model, evaluators)
+        results = super().test(cfg, model, evaluators)
+        record_evaluation(cfg, model)
+        return results
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CriticalCategoryEvaluator:
         """Overall AP and AP of every set of CRITICAL.SETS."""
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return CriticalCategoryEvaluator(
-            dataset_name, cfg.CRITICAL.SETS, output_dir=folder, top_k=cfg.MODEL.DETR.TOP_K
+            dataset_name,
+            cfg.CRITICAL.SETS,
+            output_dir=evaluation_folder(cfg, dataset_name),
+            top_k=cfg.MODEL.DETR.TOP_K,
         )
 
 

@@ -25,6 +25,7 @@ from fisher_detr.evaluation.coco import (
     quiet,
     set_metrics,
 )
+from fisher_detr.evaluation.record import save_record
 from fisher_detr.files import write_text
 from fisher_detr.layers import select_detections
 from fisher_detr.structures import CategorySet
@@ -90,7 +91,8 @@ class CriticalCategoryEvaluator(COCOEvaluator):
             category_sets: sets, or what `resolve_category_set` makes them from.
             tasks: see COCOEvaluator.
             distributed: gather the predictions of all processes.
-            output_dir: for `coco_instances_results.json` and one `critical_<set>_results.json` for each set.
+            output_dir: for `coco_instances_results.json`, one `critical_<set>_results.json` for each set, and
+                `evaluation.json`: the metrics, and what they are of.
             top_k: detections kept for each image under the transform; the model's own limit.
             max_dets_per_image: see COCOEvaluator.
             use_fast_impl: Detectron2's compiled evaluation, where there is one. Its numbers differ slightly.
@@ -158,6 +160,8 @@ class CriticalCategoryEvaluator(COCOEvaluator):
             )
         if self._sets:
             self._log_table()
+        if self._output_dir:
+            save_record(self._output_dir, self._results["bbox"], self._metadata, self._coco_api, self._sets)
 
     def _critical_metrics(
         self, predictions: list[dict[str, Any]], category_set: CategorySet

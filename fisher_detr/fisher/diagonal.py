@@ -97,6 +97,25 @@ def estimate_fisher(
     return FisherEstimate(diagonals, image_traces(image_pass), tuple(image_pass.positions))
 
 
+def estimate_traces(
+    loss_fn: LossFn,
+    parameters: Mapping[str, Tensor],
+    batches: Sequence[Sequence[Any]],
+    settings: PassSettings | None = None,
+    keeper: PassKeeper | None = None,
+) -> dict[str, np.ndarray]:
+    """Estimate traces alone: of many objectives, whose diagonals would not fit.
+
+    Arguments and errors are those of `estimate_fisher`.
+
+    Returns:
+        The `image_traces` of its estimate: term -> `[N, L]`.
+    """
+    image_pass = ImagePass(loss_fn, parameters, (), settings)
+    image_pass.run(batches, keeper and keeper(image_pass))
+    return image_traces(image_pass)
+
+
 def image_traces(image_pass: ImagePass) -> dict[str, np.ndarray]:
     """Inner products of every image's two gradients by term, `[N, L]`."""
     rows = image_pass.traces.rows.cpu().numpy()  # [N, L, O, O]

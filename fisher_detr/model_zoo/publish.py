@@ -24,8 +24,8 @@ from fisher_detr.engine import (
     load_config,
     load_float,
     load_quantized,
+    model_coverage,
     portable_config,
-    quantized_coverage,
     read_config,
     setting_differences,
 )
@@ -167,7 +167,7 @@ def _quantized_bytes(cfg: CfgNode, model: DetrBase) -> int:
     Raises:
         ValueError: they are not.
     """
-    report = quantized_coverage(cfg, model)
+    report = model_coverage(cfg, model)
     expected = cfg.ALLOCATION.AVERAGE_BITS
     if abs(report.average_bits - expected) > WIDTH_TOLERANCE:
         raise ValueError(

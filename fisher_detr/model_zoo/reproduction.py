@@ -22,7 +22,7 @@ from fisher_detr.engine import (
     load_config,
     load_float,
     load_quantized,
-    quantized_coverage,
+    model_coverage,
     read_config,
     train,
 )
@@ -159,7 +159,7 @@ def _trained_result(cfg: CfgNode, arm: str, metrics: dict[str, float]) -> ArmRes
     made = cfg.clone()
     made.defrost()
     made.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, _FINAL)
-    size = quantized_coverage(made, load_quantized(made)).total_bytes
+    size = model_coverage(made, load_quantized(made)).total_bytes
     return ArmResult(arm, metrics, size, 0.0, cfg.OUTPUT_DIR, None)
 
 

@@ -13,8 +13,10 @@ from fisher_detr.quantization.fake_quantizer import FakeQuantizer
 from fisher_detr.quantization.layers import QuantAttentionProducts, QuantizedLayer
 from fisher_detr.quantization.packed import packed_bytes
 from fisher_detr.quantization.selection import BIAS, WeightGroup, is_product
+from fisher_detr.quantization.tracing import TracedProduct
 
 FLOAT_BITS = 32
+NOT_QUANTIZED = "the model is in full precision"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +56,19 @@ class ProductCoverage:
         operand_bits: widths of the operands: of input and weight, or of both activations; 32 in full
             precision.
         reason: why not all operands are quantized; empty when they are.
+        macs: multiply-accumulates on the traced input; None where nothing was traced.
     """
 
     name: str
     kind: str
     operand_bits: tuple[int, int]
     reason: str
+    macs: int | None = None
+
+    @property
+    def bit_operations(self) -> int | None:
+        """Multiply-accumulates x bits of one operand x bits of the other."""
+        return None if self.macs is None else self.macs * self.operand_bits[0] * self.operand_bits[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +79,13 @@ class CoverageReport:
         weights: every parameter of at least two dimensions or of a convolution or linear layer, once.
         products: every product that a module of the model is known to compute.
         other_bytes: bytes of the other parameters and saved buffers (norms), in full precision.
+        traced_size: height and width in pixels of the image that the products were counted on; None: none.
     """
 
     weights: tuple[WeightCoverage, ...]
     products: tuple[ProductCoverage, ...]
     other_bytes: int
+    traced_size: tuple[int, int] | None = None
 
     @property
     def quantized(self) -> tuple[WeightCoverage, ...]:
@@ -88,7 +99,7 @@ class CoverageReport:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all parameters and saved buffers, without the ranges of activations (8 bytes each)."""
+        """Bytes of all parameters and saved buffers, without counters and ranges of activations (8 each)."""
         return sum(weight.size_bytes for weight in self.weights) + self.other_bytes
 
     @property
@@ -101,26 +112,39 @@ class CoverageReport:
         """Mean width over the quantized weights."""
         return sum(w.numel * w.bits for w in self.quantized) / max(sum(w.numel for w in self.quantized), 1)
 
-    def with_traced(self, traced: Mapping[str, Sequence[str]]) -> "CoverageReport":
-        """Add the products that a forward pass computed outside of the modules listed here.
+    @property
+    def bit_operations(self) -> int | None:
+        """Of all products on the traced image; None where one of them was not counted."""
+        counts = [product.bit_operations for product in self.products]
+        return None if None in counts else sum(counts)
+
+    def with_traced(
+        self, traced: Mapping[str, Sequence[TracedProduct]], size: tuple[int, int] | None = None
+    ) -> "CoverageReport":
+        """Count the listed products in a forward pass, and add those computed outside of the listed modules.
 
         Args:
             traced: from `tracing.trace_products`.
+            size: height and width of the image that was traced.
         """
-        listed = {product.name.partition("[")[0] for product in self.products}
-        found = tuple(
-            ProductCoverage(
-                f"{name}[{operator}]", operator, (FLOAT_BITS, FLOAT_BITS), "computed outside of layers"
+        listed = [product.name.partition("[")[0] for product in self.products]
+        counted = tuple(
+            dataclasses.replace(
+                product, macs=_macs(traced.get(name, ()), listed[:i].count(name), listed.count(name))
             )
-            for name, operators in traced.items()
-            if name not in listed
-            for operator in dict.fromkeys(operators)
+            for i, (product, name) in enumerate(zip(self.products, listed, strict=True))
         )
-        return dataclasses.replace(self, products=self.products + found)
+        found = tuple(
+            _traced_product(name, operator, [call for call in calls if call.operator == operator])
+            for name, calls in traced.items()
+            if name not in listed
+            for operator in dict.fromkeys(call.operator for call in calls)
+        )
+        return dataclasses.replace(self, products=counted + found, traced_size=size)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with the totals, as plain data."""
-        totals = ("quantized_bytes", "total_bytes", "quantized_fraction", "average_bits")
+        totals = ("quantized_bytes", "total_bytes", "quantized_fraction", "average_bits", "bit_operations")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in totals}
 
     def save(self, path: str | os.PathLike) -> None:
@@ -152,7 +176,7 @@ def coverage_report(model: nn.Module, groups: list[WeightGroup]) -> CoverageRepo
     """Report on a model.
 
     Args:
-        model: after the swap.
+        model: after the swap, or in full precision.
         groups: its weights (`selection.weight_groups`).
     """
     weights = tuple(_weight(group) for group in groups)
@@ -160,7 +184,7 @@ def coverage_report(model: nn.Module, groups: list[WeightGroup]) -> CoverageRepo
 
 
 def _weight(group: WeightGroup) -> WeightCoverage:
-    quantizer = None if group.reason else group.owners[0].weight_quantizer
+    quantizer = None if group.reason else getattr(group.owners[0], "weight_quantizer", None)
     return WeightCoverage(
         name=group.names[0],
         aliases=group.names[1:],
@@ -168,17 +192,18 @@ def _weight(group: WeightGroup) -> WeightCoverage:
         numel=group.parameter.numel(),
         bits=quantizer.spec.bits if quantizer else FLOAT_BITS,
         num_scales=quantizer.scale.numel() if quantizer else 0,
-        reason=group.reason,
+        reason="" if quantizer else group.reason or NOT_QUANTIZED,
     )
 
 
 def _other_bytes(model: nn.Module, groups: list[WeightGroup]) -> int:
-    """Bytes of what a state dict holds beside the listed weights and the quantizers, each tensor once."""
+    """Bytes of the floats that a state dict holds beside the listed weights and quantizers, each once."""
     counted = {id(group.parameter) for group in groups}
     quantizers = [module for module in model.modules() if isinstance(module, FakeQuantizer)]
     counted |= {id(t) for module in quantizers for t in (*module.buffers(), *module.parameters())}
     others = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
-    return sum(t.numel() * t.element_size() for key, t in others.items() if key not in counted)
+    floats = [t for key, t in others.items() if key not in counted and t.is_floating_point()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in floats)
 
 
 def _products(model: nn.Module, groups: list[WeightGroup]) -> tuple[ProductCoverage, ...]:
@@ -198,6 +223,8 @@ def _weight_product(name: str, module: nn.Module, reason: str) -> ProductCoverag
         weight_bits = module.weight_quantizer.spec.bits
         input_bits = module.input_quantizer.spec.bits if module.input_quantizer else FLOAT_BITS
         reason = "" if module.input_quantizer else "activations: not requested"
+    elif not reason:
+        reason = NOT_QUANTIZED
     return ProductCoverage(name, type(module).__name__, (input_bits, weight_bits), reason)
 
 
@@ -210,6 +237,19 @@ def _attention_products(name: str, module: nn.Module) -> list[ProductCoverage]:
     kind = type(module).__name__
     names = (f"{name}[{operands}]" for operands in ("q k'", "p v"))
     return [ProductCoverage(product, kind, (bits, bits), reason) for product in names]
+
+
+def _macs(calls: Sequence[TracedProduct], number: int = 0, count: int = 1) -> int | None:
+    """Multiply-accumulates of one of the `count` products that a module computes in turn."""
+    if any(call.macs is None for call in calls):
+        return None
+    return sum([macs for call in calls for macs in call.macs][number::count])
+
+
+def _traced_product(name: str, operator: str, calls: Sequence[TracedProduct]) -> ProductCoverage:
+    """What a module that is not listed computes by one operator."""
+    bits = (FLOAT_BITS, FLOAT_BITS)
+    return ProductCoverage(f"{name}[{operator}]", operator, bits, "computed outside of layers", _macs(calls))
 
 
 def _vector_rows(vectors: list[WeightCoverage]) -> list[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """`quantize_model`: what is swapped, what is reported, what is refused, and state dicts."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -10,19 +11,26 @@ from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from torch import nn
 
+from fisher_detr.layers.attention import AttentionProducts
 from fisher_detr.quantization import (
+    ActivationQuantizer,
     QuantConv2d,
     QuantizedLayer,
     QuantLinear,
+    bypassed,
     calibrate_activations,
     calibrate_weights,
+    count_macs,
+    coverage_report,
     layer_infos,
     pack_weights,
     quantizable_layers,
     quantize_model,
     trace_products,
+    weight_groups,
 )
-from fisher_detr.structures import BitAllocation, LayerInfo, ScaleMethod
+from fisher_detr.quantization.layers import QuantAttentionProducts
+from fisher_detr.structures import BitAllocation, LayerInfo, QuantSpec, ScaleMethod
 from tests.quantization.models import images, toy_detector
 
 HEAD = ["class_embed"]
@@ -80,9 +88,43 @@ def test_every_product_of_a_forward_pass_is_in_the_report(attention_products):
     traced = trace_products(model, lambda: outputs.append(model(images())))
     assert torch.equal(outputs[0], model(images()))
     assert set(traced) == {product.name.partition("[")[0] for product in report.products}
-    assert traced["backbone.stem.conv1"] == ("convolution",)
-    assert report.with_traced(traced) == report
+    assert [call.operator for call in traced["backbone.stem.conv1"]] == ["convolution"]
+    counted = report.with_traced(traced, (32, 32))
+    assert [dataclasses.replace(product, macs=None) for product in counted.products] == list(report.products)
+    assert counted.bit_operations == sum(
+        p.macs * p.operand_bits[0] * p.operand_bits[1] for p in counted.products
+    )
+    layers = {product.name: product.macs for product in counted.products}
+    for name, macs in count_macs(model, lambda: model(images())).items():
+        assert layers[name] == macs > 0
+    assert report.bit_operations is None and counted.traced_size == (32, 32)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_attention_counts_each_of_its_products_fused_or_not():
+    q, k, v = torch.randn(1, 2, 5, 6), torch.randn(1, 2, 7, 6), torch.randn(1, 2, 7, 3)  # [B, H, length, d]
+    spec = QuantSpec(8, symmetric=False, per_channel=False)
+    model = nn.ModuleDict({"products": AttentionProducts()})
+    for fused in (True, False):
+        if not fused:
+            QuantAttentionProducts.from_float(model["products"], spec)
+        with bypassed(model, ActivationQuantizer):  # which have no range yet
+            calls = trace_products(model, lambda: [model["products"](q, k, v) for _ in range(2)])
+        counted = {p.name: p.macs for p in coverage_report(model, []).with_traced(calls).products}
+        # Two calls; 2 heads x 5 queries x 7 keys x 6 or 3 channels.
+        assert counted == {"products[q k']": 2 * 2 * 5 * 7 * 6, "products[p v]": 2 * 2 * 5 * 7 * 3}
+
+
+def test_a_model_in_full_precision_has_a_report_too():
+    model = toy_detector()
+    report = coverage_report(model, weight_groups(model, HEAD))
+    assert report.quantized == () and {w.bits for w in report.weights} == {32}
+    assert report.total_bytes == sum(
+        4 * tensor.numel() for name, tensor in model.state_dict().items() if not name.startswith("decoder.")
+    )
+    counted = report.with_traced(trace_products(model, lambda: model(images())))
+    assert counted.bit_operations == 32 * 32 * sum(product.macs for product in counted.products)
+    assert json.loads(json.dumps(counted.to_json()))["bit_operations"] == counted.bit_operations
 
 
 def test_products_outside_of_layers_are_found():
