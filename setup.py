@@ -29,7 +29,7 @@ setup(
     description="Fisher-aware quantization of DETR detectors that keeps the categories that matter",
     license="Apache-2.0",
     packages=find_packages(include=["fisher_detr", "fisher_detr.*"]),
-    package_data={"fisher_detr": ["**/*.yaml", "**/*.html", "**/*.css", "model_zoo/weights/*"]},
+    package_data={"fisher_detr": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "model_zoo/weights/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "PyYAML",

@@ -3,7 +3,7 @@
 
     tools/quickstart.py [--model detr|deformable|dab] [--qat] [--output output/quickstart/detr]
 
-Leaves `summary.json`, `detections.png` and what every arm has produced in the output folder.
+Leaves `report.html`, `summary.json`, `detections.png` and what every arm has produced in the output folder.
 """
 
 import argparse
@@ -18,11 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
-from fisher_detr.critical import resolve_category_set
-from fisher_detr.data import DetrDatasetMapper
 from fisher_detr.engine import (
     ArmResult,
     PostTrainingQuantizer,
@@ -32,8 +29,15 @@ from fisher_detr.engine import (
     load_float,
     train,
 )
-from fisher_detr.files import read_json, write_atomically, write_json
-from fisher_detr.report import Boxes2D, compare_detections
+from fisher_detr.files import write_atomically, write_json
+from fisher_detr.report import (
+    ReportRequest,
+    build_report,
+    compare_detections,
+    find_arms,
+    read_samples,
+    target_set,
+)
 from fisher_detr.structures import Arm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +48,6 @@ CONFIGS = {
     "dab": "configs/street/dab_detr_small_ptq.yaml",
 }
 PICTURES = 4
-XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def main() -> None:
@@ -69,6 +72,7 @@ def main() -> None:
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"quickstart: {error}")
     print(f"\n{results}\n\n{time.perf_counter() - start:.0f} seconds in all; {output}/ holds")
+    print("  report.html      what quantization did: open it in a browser")
     print("  summary.json     these numbers\n  detections.png   detections before and after")
 
 
@@ -85,7 +89,9 @@ def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> str:
             step(f"uniform, trained on for {training.SOLVER.MAX_ITER} iterations")
             results.append(train_uniform(training, next(r for r in results if r.name == Arm.UNIFORM)))
     write_json(output / "summary.json", summary(cfg, results))
-    draw_detections(cfg, results, output / "detections.png")
+    runs = [f"{result.name}={result.folder}" for result in results]
+    draw_detections(cfg, runs, output / "detections.png")
+    build_report(ReportRequest(runs, f"{cfg.MODEL.META_ARCHITECTURE} on street"), output / "report.html")
     return table(cfg, results)
 
 
@@ -103,9 +109,8 @@ def train_uniform(cfg: CfgNode, start: ArmResult) -> ArmResult:
     shutil.rmtree(cfg.OUTPUT_DIR, ignore_errors=True)
     began = time.perf_counter()
     metrics = dict(train(cfg)["bbox"])
-    folder = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0]
     seconds = time.perf_counter() - began
-    return ArmResult("uniform, QAT", metrics, start.size_bytes, seconds, str(folder), start.allocation)
+    return ArmResult("uniform, QAT", metrics, start.size_bytes, seconds, cfg.OUTPUT_DIR, start.allocation)
 
 
 def draw_street(folder: Path, num_train: int, num_test: int) -> None:
@@ -165,46 +170,19 @@ def summary(cfg: CfgNode, results: list[ArmResult]) -> dict:
     }
 
 
-def draw_detections(cfg: CfgNode, results: list[ArmResult], path: Path) -> None:
+def draw_detections(cfg: CfgNode, runs: list[str], path: Path) -> None:
     """Draw the test images with the most critical objects, as every arm but fisher_overall sees them."""
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-    category_set = resolve_category_set(cfg.CRITICAL.TARGET, metadata)
-    mapper = DetrDatasetMapper(cfg, is_train=False)
-    inputs = [mapper(record) for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
-    critical = [int(np.isin(x["instances"].gt_classes, category_set.indices).sum()) for x in inputs]
-    chosen = [inputs[i] for i in np.argsort(critical, kind="stable")[::-1][:PICTURES]]
-    image_ids = [x["image_id"] for x in chosen]
+    arms = [arm for arm in find_arms(runs) if arm.name != Arm.FISHER_OVERALL]
+    category_set = target_set(arms, cfg.CRITICAL.TARGET)
+    samples = read_samples(arms, category_set, PICTURES)
     picture = compare_detections(
-        [x["image"].permute(1, 2, 0).numpy() for x in chosen],
-        [_objects(x["instances"]) for x in chosen],
-        {
-            result.name: _found(result, image_ids, metadata.thing_dataset_id_to_contiguous_id)
-            for result in results
-            if result.name != Arm.FISHER_OVERALL
-        },
+        [sample.image for sample in samples],
+        [sample.objects for sample in samples],
+        {arm.name: [sample.detections[arm.name] for sample in samples] for arm in arms},
         category_set,
-        metadata.thing_classes,
+        [category["name"] for category in arms[0].evaluation["categories"]],
     )
     write_atomically(path, lambda file: file.write(cv2.imencode(".png", picture)[1].tobytes()))
-
-
-def _objects(instances) -> Boxes2D:
-    classes = instances.gt_classes.numpy()
-    return Boxes2D(instances.gt_boxes.tensor.numpy(), classes, np.ones(len(classes)))
-
-
-def _found(result: ArmResult, image_ids: list[int], class_of: dict[int, int]) -> list[Boxes2D]:
-    """What the evaluator has stored of these images."""
-    stored = read_json(Path(result.folder) / "coco_instances_results.json", "detections")
-    of_images = [[found for found in stored if found["image_id"] == image_id] for image_id in image_ids]
-    return [
-        Boxes2D(
-            np.array([found["bbox"] for found in of_image]).reshape(-1, 4) @ XYWH_TO_XYXY,
-            np.array([class_of[found["category_id"]] for found in of_image], dtype=int),
-            np.array([found["score"] for found in of_image]),
-        )
-        for of_image in of_images
-    ]
 
 
 def step(text: str) -> None:

@@ -13,7 +13,7 @@ FOUND = (115, 158, 0)
 MISSED = (0, 94, 213)
 OTHER = (200, 200, 200)
 PAPER, INK = (255, 255, 255), (40, 40, 40)
-ZOOM = 2  # the pictures are small, the labels are not
+WIDTH = 512  # pixels of a picture: wide enough for its labels
 TITLE_HEIGHT = 34
 GAP = 8
 
@@ -83,14 +83,47 @@ def compare_detections(
     return np.concatenate([part for column in columns for part in (column, gap)][:-1], axis=1)
 
 
+def draw_detections(
+    image: np.ndarray,
+    shown: Boxes2D,
+    missed: np.ndarray,
+    category_set: CategorySet,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Draw the detections of one image.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        shown: the detections; those of critical categories are bold, and have a label.
+        missed: [N, 4] xyxy boxes of missed objects, outlined in orange.
+        category_set: the critical set.
+        class_names: by class index.
+
+    Returns:
+        BGR uint8 picture of 512 columns.
+    """
+    zoom = WIDTH / image.shape[1]
+    interpolation = cv2.INTER_CUBIC if zoom > 1.0 else cv2.INTER_AREA
+    size = (WIDTH, max(1, round(image.shape[0] * zoom)))
+    picture = cv2.resize(image[:, :, ::-1], size, interpolation=interpolation)
+    critical = np.isin(shown.classes, category_set.indices)
+    for bold in (False, True):  # critical ones on top
+        for box, label in zip(shown.boxes[critical == bold], shown.classes[critical == bold], strict=True):
+            color, thickness = (FOUND, 2) if bold else (OTHER, 1)
+            _box(picture, box * zoom, color, thickness, class_names[label] if bold else "")
+    for box in missed:
+        _box(picture, box * zoom, MISSED, 3, "missed")
+    return picture
+
+
 def _column(title, images, objects, found, category_set, class_names, threshold) -> np.ndarray:
     pictures, missed_total, critical_total = [], 0, 0
     for image, truth, raw in zip(images, objects, found, strict=True):
         shown = raw.confident(threshold)
         missed = missed_objects(truth, shown, category_set)
         pictures += [
-            _draw(image, shown, truth.boxes[missed], category_set, class_names),
-            np.full((GAP, image.shape[1] * ZOOM, 3), PAPER, np.uint8),
+            draw_detections(image, shown, truth.boxes[missed], category_set, class_names),
+            np.full((GAP, WIDTH, 3), PAPER, np.uint8),
         ]
         missed_total += int(missed.sum())
         critical_total += int(np.isin(truth.classes, category_set.indices).sum())
@@ -104,25 +137,8 @@ def _title(text: str, width: int) -> np.ndarray:
     return strip
 
 
-def _draw(
-    image: np.ndarray,
-    shown: Boxes2D,
-    missed: np.ndarray,
-    category_set: CategorySet,
-    class_names: Sequence[str],
-) -> np.ndarray:
-    picture = cv2.resize(image[:, :, ::-1], None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
-    critical = np.isin(shown.classes, category_set.indices)
-    for bold in (False, True):  # critical ones on top
-        for box, label in zip(shown.boxes[critical == bold], shown.classes[critical == bold], strict=True):
-            _box(picture, box, FOUND if bold else OTHER, 2 if bold else 1, class_names[label] if bold else "")
-    for box in missed:
-        _box(picture, box, MISSED, 3, "missed")
-    return picture
-
-
 def _box(picture: np.ndarray, box: np.ndarray, color: tuple, thickness: int, label: str) -> None:
-    x0, y0, x1, y1 = np.round(box * ZOOM).astype(int).tolist()
+    x0, y0, x1, y1 = np.round(box).astype(int).tolist()
     cv2.rectangle(picture, (x0, y0), (x1, y1), color, thickness, cv2.LINE_AA)
     if label:
         (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)

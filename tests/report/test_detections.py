@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fisher_detr.report import Boxes2D, compare_detections, missed_objects
-from fisher_detr.report.detections import FOUND, TITLE_HEIGHT
+from fisher_detr.report.detections import FOUND, TITLE_HEIGHT, WIDTH
 from fisher_detr.structures import CategorySet
 
 PERSON = CategorySet("person", (0,), 2)
@@ -41,7 +41,7 @@ def test_picture_has_a_row_for_each_image_and_a_column_for_each_model():
     one = compare_detections(images, objects, {"a": found}, PERSON, ["person", "car"])
     two = compare_detections(images, objects, {"a": found, "b": nothing}, PERSON, ["person", "car"])
     assert one.shape[0] == two.shape[0] >= 2 * 80
-    assert one.shape[1] >= 120
+    assert one.shape[1] == WIDTH
     assert two.shape[1] >= 2 * one.shape[1]
     assert two.dtype == np.uint8
     # The second model misses the person: the same place is drawn differently.
@@ -54,7 +54,7 @@ def test_a_label_at_the_right_edge_is_whole():
     def label_pixels(left):
         image, box = np.zeros((60, 200, 3), np.uint8), boxes([left, 40, left + 10, 55, 0, 0.9])
         picture = compare_detections([image], [boxes()], {"a": [box]}, PERSON, ["person", "car"])
-        above_the_box = picture[: TITLE_HEIGHT + 2 * 40 - 2]
+        above_the_box = picture[: TITLE_HEIGHT + round(WIDTH / 200 * 40) - 2]
         return (above_the_box == FOUND).all(axis=2).sum()
 
     assert label_pixels(188) == label_pixels(90) > 400

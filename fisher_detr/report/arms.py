@@ -1,0 +1,183 @@
+"""The files that runs leave behind, read as arms of one comparison.
+
+An arm is a folder with an `evaluation.json`, which every evaluation leaves. What else is known of it is
+looked for there and in the folders above, up to the one that was named: a run writes its plan into OUTPUT_DIR
+and its evaluation into `OUTPUT_DIR/inference/<data set>`. A training keeps its plan in `start/`.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fisher_detr.files import read_json
+from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
+
+EVALUATION = "evaluation.json"
+_ORDER = {str(arm): place for place, arm in enumerate(Arm)}
+_KEYS = ("dataset", "categories", "sets", "metrics", "num_images")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportArm:
+    """One evaluated model.
+
+    Attributes:
+        name: shown.
+        folder: of its evaluation.
+        evaluation: content of `evaluation.json`.
+        coverage: content of `coverage.json`; None: unknown.
+        allocation: widths; None: full precision, or unknown.
+        sensitivity: by critical set, as the files are called; empty: unknown.
+        provenance: how it came about; None: unknown.
+        latency: milliseconds of an image; None: not measured.
+    """
+
+    name: str
+    folder: Path
+    evaluation: Mapping[str, Any]
+    coverage: Mapping[str, Any] | None = None
+    allocation: BitAllocation | None = None
+    sensitivity: Mapping[str, SensitivityTable] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] | None = None
+    latency: float | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is known to be in full precision."""
+        return self.coverage is not None and self.coverage["quantized_fraction"] == 0.0
+
+    def metric(self, name: str) -> float | None:
+        """In percent; None: it has no value, or was not measured."""
+        return self.evaluation["metrics"].get(name)
+
+    def of_coverage(self, name: str) -> Any:
+        """A total of the coverage; None: unknown."""
+        return self.coverage.get(name) if self.coverage else None
+
+
+def find_arms(paths: Sequence[str]) -> list[ReportArm]:
+    """Read all arms below some folders, in full precision first.
+
+    Args:
+        paths: folders; `name=folder` gives a name to the one arm of a folder.
+
+    Raises:
+        FileNotFoundError: no such folder, or no evaluation in it.
+        ValueError: a file is broken, two arms are called the same, or they are of several data sets.
+    """
+    arms = _shortened([arm for path in paths for arm in _arms_of(*_named(path))])
+    _check(arms)
+    return sorted(arms, key=lambda arm: (not arm.is_float, _ORDER.get(arm.name, len(_ORDER))))
+
+
+def find_shared(paths: Sequence[str], name: str) -> Path | None:
+    """The uppermost file of a name in the folder that has all of some folders, or below them; None: none."""
+    folders = [Path(_named(path)[1]).resolve() for path in paths]
+    above = Path(os.path.commonpath(folders)) / name
+    found = [file for folder in folders for file in folder.rglob(name)]
+    found += [above] if above.is_file() else []
+    return min(found, key=lambda file: (len(file.parts), str(file)), default=None)
+
+
+def reference(arms: Sequence[ReportArm]) -> ReportArm:
+    """What the others are compared with: full precision, else the first."""
+    return next((arm for arm in arms if arm.is_float), arms[0])
+
+
+def _named(path: str) -> tuple[str, str]:
+    name, equals, folder = path.partition("=")
+    return (name, folder) if equals else ("", path)
+
+
+def _arms_of(name: str, path: str) -> Iterator[ReportArm]:
+    root = Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"folder {path} does not exist: name the OUTPUT_DIR of a run")
+    files = sorted(root.rglob(EVALUATION))
+    if not files:
+        raise FileNotFoundError(
+            f"{path} holds no {EVALUATION}, which every evaluation leaves: evaluate by "
+            "tools/train_net.py --eval-only, or by CriticalCategoryEvaluator with an output_dir"
+        )
+    if name and len(files) > 1:
+        raise ValueError(
+            f"{path} holds {len(files)} evaluations, and has one name, {name}: name their folders"
+        )
+    for file in files:
+        yield _read(name or _name_of(file.parent, root), file.parent, root)
+
+
+def _name_of(folder: Path, root: Path) -> str:
+    """The path below the root without `inference/<data set>`; of the root itself, its own name."""
+    parts = folder.relative_to(root).parts
+    parts = parts[:-2] if parts[-2:-1] == ("inference",) else parts
+    return "/".join(parts) or root.resolve().name
+
+
+def _shortened(arms: Sequence[ReportArm]) -> list[ReportArm]:
+    """Folders that are called by arm, critical sets and bytes are shown by the arm, where that is enough."""
+    pattern = rf"({'|'.join(_ORDER)})(_.+)?_\d+bytes"
+    found = [re.fullmatch(pattern, arm.name) for arm in arms]
+    short = [match[1] if match else arm.name for match, arm in zip(found, arms, strict=True)]
+    return [
+        dataclasses.replace(arm, name=name) if short.count(name) == 1 else arm
+        for arm, name in zip(arms, short, strict=True)
+    ]
+
+
+def _read(name: str, folder: Path, root: Path) -> ReportArm:
+    evaluation = read_json(folder / EVALUATION, "evaluation file")
+    if absent := [key for key in _KEYS if not isinstance(evaluation, dict) or key not in evaluation]:
+        raise ValueError(f"evaluation file {folder / EVALUATION} lacks {', '.join(absent)}: evaluate again")
+    coverage = _optional(folder, root, "coverage.json")
+    arm = ReportArm(name, folder, evaluation, coverage, provenance=_optional(folder, root, "provenance.json"))
+    if arm.is_float:
+        return arm
+    plan = _nearest(folder, root, "allocation.json")
+    latency = _optional(folder, root, "latency.json")
+    return dataclasses.replace(
+        arm,
+        allocation=BitAllocation.load(plan) if plan else None,
+        sensitivity=_sensitivities(folder, root),
+        latency=latency.get("milliseconds") if isinstance(latency, dict) else None,
+    )
+
+
+def _folders(folder: Path, root: Path) -> Iterator[Path]:
+    """From the evaluation's folder up to the root, each with its `start`."""
+    for above in (folder, *folder.parents):
+        if not above.is_relative_to(root):
+            return
+        yield above
+        yield above / "start"
+
+
+def _nearest(folder: Path, root: Path, name: str) -> Path | None:
+    return next((x / name for x in _folders(folder, root) if (x / name).is_file()), None)
+
+
+def _optional(folder: Path, root: Path, name: str) -> Any:
+    path = _nearest(folder, root, name)
+    return read_json(path, "file") if path else None
+
+
+def _sensitivities(folder: Path, root: Path) -> dict[str, SensitivityTable]:
+    for above in _folders(folder, root):
+        if files := sorted(above.glob("sensitivity*.json")):
+            names = [file.stem.removeprefix("sensitivity").lstrip("_") for file in files]
+            return {name: SensitivityTable.load(file) for name, file in zip(names, files, strict=True)}
+    return {}
+
+
+def _check(arms: Sequence[ReportArm]) -> None:
+    names = [arm.name for arm in arms]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"several arms are called {', '.join(twice)}: name them as name=folder")
+    if len(data_sets := {arm.evaluation["dataset"] for arm in arms}) > 1:
+        raise ValueError(
+            f"evaluations on {', '.join(sorted(data_sets))}: compare on one data set, by naming its folders, "
+            f"as in OUTPUT_DIR{os.sep}inference{os.sep}{min(data_sets)}"
+        )

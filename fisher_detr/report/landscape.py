@@ -1,0 +1,163 @@
+"""The loss around the weights of each model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from plotly import graph_objects
+from plotly.subplots import make_subplots
+
+from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
+from fisher_detr.report.layers import restyled
+from fisher_detr.report.style import color_of, spec
+
+_COMMAND = (
+    "tools/measure_landscape.py --config-file CONFIG --output {folder}/landscape.json "
+    "--models full_precision=CHECKPOINT ptq=RUN_FOLDER qat=RUN_FOLDER"
+)
+_LEAD = (
+    "How the loss rises when the weights are moved. A flat loss forgives the small errors of quantization. "
+    "Steps are in parts of each output channel's norm, in random directions that are the same for all models."
+)
+_COLUMNS = 3  # of planes side by side
+
+
+def landscape(content: Mapping[str, Any] | None, folder: str) -> Section:
+    """Lines, planes, and sharpness."""
+    title = "The loss landscape"
+    if content is None:
+        return Section(
+            "landscape", title, _LEAD, [Missing("No landscape.json.", _COMMAND.format(folder=folder))]
+        )
+    models = content["models"]
+    objectives = _objectives(models)
+    blocks: list[Block] = [
+        Chart(
+            "landscape-lines",
+            spec(_lines(models, objectives)),
+            f"Rise of the mean loss of {content['num_images']} images, mean over "
+            f"{len(models[0]['lines'][objectives[0]])} directions; the bands hold all of them.",
+            400,
+        ),
+        _sharpness(models, objectives),
+    ]
+    if models[0]["planes"]:
+        last = objectives[-1]
+        rows = -(-len(models) // _COLUMNS)
+        caption = f"Rise of the {_title(last, content)} loss in the plane of the first two directions."
+        blocks.append(Chart("landscape-planes", spec(_planes(models, last)), caption, 80 + 300 * rows))
+    return Section("landscape", title, _LEAD, blocks)
+
+
+def draw_landscape(axes: Sequence[Axes], content: Mapping[str, Any]) -> None:
+    """The lines for a file, an objective on each axes."""
+    models = content["models"]
+    for of_objective, objective in zip(axes, _objectives(models), strict=False):
+        for place, model in enumerate(models):
+            steps, rise, low, high = _rise(model, objective)
+            of_objective.plot(steps, rise, color=color_of(place), label=model["name"])
+            of_objective.fill_between(steps, low, high, color=color_of(place), alpha=0.15, linewidth=0)
+        of_objective.set_title(objective)
+        of_objective.set_xlabel("step")
+    axes[0].set_ylabel("rise of the loss")
+    axes[0].legend(frameon=False)
+
+
+def _objectives(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The overall one first."""
+    return sorted(models[0]["lines"], key=lambda name: name != "overall")
+
+
+def _title(objective: str, content: Mapping[str, Any]) -> str:
+    return f"critical ({content['critical_set']})" if objective == "critical" else objective
+
+
+def _rise(model: Mapping[str, Any], objective: str) -> tuple[list[float], ...]:
+    """Steps; mean, lowest and highest rise over the directions."""
+    lines = np.array(model["lines"][objective])  # [D, R]
+    rises = lines - lines[:, lines.shape[1] // 2 : lines.shape[1] // 2 + 1]
+    return model["steps"], *(of(rises, axis=0).tolist() for of in (np.mean, np.min, np.max))
+
+
+def _lines(models: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> graph_objects.Figure:
+    made = make_subplots(1, len(objectives), subplot_titles=list(objectives), shared_yaxes=True)
+    for column, objective in enumerate(objectives, start=1):
+        for place, model in enumerate(models):
+            steps, rise, low, high = _rise(model, objective)
+            color = color_of(place)
+            band = graph_objects.Scatter(
+                x=[*steps, *steps[::-1]],
+                y=[*high, *low[::-1]],
+                fill="toself",
+                fillcolor=color,
+                opacity=0.15,
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=model["name"],
+            )
+            line = graph_objects.Scatter(
+                x=steps,
+                y=rise,
+                name=model["name"],
+                legendgroup=model["name"],
+                showlegend=column == 1,
+                mode="lines+markers",
+                line={"color": color},
+                marker={"size": 5},
+                hovertemplate="step %{x:.3g}<br>loss + %{y:.3g}",
+            )
+            made.add_trace(band, 1, column)
+            made.add_trace(line, 1, column)
+    made.update_xaxes(title_text="step")
+    made.update_yaxes(title_text="rise of the loss", col=1)
+    return restyled(made)
+
+
+def _planes(models: Sequence[Mapping[str, Any]], objective: str) -> graph_objects.Figure:
+    rows = -(-len(models) // _COLUMNS)
+    columns = min(len(models), _COLUMNS)
+    titles = [model["name"] for model in models]
+    made = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.08)
+    rises = [_plane_rise(model, objective) for model in models]
+    top = max(float(rise.max()) for rise in rises)
+    for i, (model, rise) in enumerate(zip(models, rises, strict=True)):
+        contour = graph_objects.Contour(
+            x=model["plane_steps"],
+            y=model["plane_steps"],
+            z=rise.tolist(),
+            zmin=min(0.0, *(float(x.min()) for x in rises)),
+            zmax=top,
+            ncontours=14,
+            colorscale="Cividis",
+            showscale=i == 0,
+            hovertemplate="%{x:.3g}, %{y:.3g}<br>loss + %{z:.3g}<extra></extra>",
+        )
+        made.add_trace(contour, i // columns + 1, i % columns + 1)
+    return restyled(made)
+
+
+def _plane_rise(model: Mapping[str, Any], objective: str) -> np.ndarray:
+    plane = np.array(model["planes"][objective])
+    middle = len(plane) // 2
+    return plane - plane[middle, middle]
+
+
+def _sharpness(models: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> Table:
+    steps = models[0]["sharpness"][objectives[0]]["step"]
+    chosen = sorted({len(steps) // 2 - 1 if len(steps) > 1 else 0, len(steps) - 1})
+    titles = ["model", *(f"{name}, step {steps[i]:g}" for name in objectives for i in chosen)]
+    rows = []
+    for model in models:
+        cells = [Cell(model["name"])]
+        for objective in objectives:
+            found = model["sharpness"][objective]
+            cells += [Cell(f"{found['rise'][i]:.3f}", f"± {found['standard_error'][i]:.3f}") for i in chosen]
+        rows.append(cells)
+    return Table(
+        titles,
+        rows,
+        "Sharpness: rise of the loss, mean over directions and signs, ± standard error over images",
+    )

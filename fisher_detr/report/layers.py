@@ -1,0 +1,234 @@
+"""Which layers are to blame, and what the plans did about it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from plotly import graph_objects
+from plotly.subplots import make_subplots
+
+from fisher_detr.report.arms import ReportArm
+from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
+from fisher_detr.report.style import CRITICAL_COLOR, OVERALL_COLOR, color_of, figure, number, spec
+from fisher_detr.structures import SensitivityTable
+
+_LISTED = 8  # layers on which the objectives disagree
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerShares:
+    """L layers along the network.
+
+    Attributes:
+        names: of the layers.
+        bits: the width that the sensitivities are of.
+        overall: part of the predicted damage to the overall objective that each layer has, `[L]`.
+        critical: the same of the critical objective; None: there is none.
+        size: part of the weights, `[L]`.
+        critical_set: its name.
+    """
+
+    names: tuple[str, ...]
+    bits: int
+    overall: np.ndarray
+    critical: np.ndarray | None
+    size: np.ndarray
+    critical_set: str = ""
+
+
+def layer_shares(table: SensitivityTable, average_bits: float) -> LayerShares:
+    """Predicted damage of every layer at the candidate width next to an average."""
+    column = int(np.argmin(np.abs(np.array(table.widths) - average_bits)))
+    shares = {
+        name: values[:, column] / max(values[:, column].sum(), 1e-300) for name, values in table.terms.items()
+    }
+    numel = np.array([layer.numel for layer in table.layers], dtype=float)
+    chosen = table.meta.get("critical_set") or {}
+    return LayerShares(
+        tuple(layer.name for layer in table.layers),
+        table.widths[column],
+        shares["overall"],
+        shares.get("critical"),
+        numel / numel.sum(),
+        chosen.get("name", ""),
+    )
+
+
+def layers(arms: Sequence[ReportArm]) -> Section:
+    """Widths, sensitivities and sizes along the network."""
+    planned = [arm for arm in arms if arm.allocation]
+    shares = find_shares(arms)
+    blocks: list[Block] = []
+    if planned:
+        blocks.append(
+            Chart("layers", spec(_figure(arms, planned, shares)), _caption(shares), 620 if shares else 320)
+        )
+    else:
+        blocks.append(
+            Missing(
+                "No arm has an allocation.json.", "tools/train_net.py --config-file CONFIG QUANT.ENABLED True"
+            )
+        )
+    if shares is None:
+        blocks.append(Missing("No arm has a sensitivity.json.", "tools/allocate.py --config-file CONFIG"))
+    elif shares.critical is not None:
+        blocks.append(_disagreement(shares, planned))
+    return Section("layers", "Which layers are to blame", _LEAD, blocks)
+
+
+_LEAD = (
+    "Layers in the order of the network, from the image to the detections. What a layer's sensitivity is "
+    "depends on the objective: a layer that hardly matters overall may matter to the critical categories."
+)
+
+
+def find_shares(arms: Sequence[ReportArm]) -> LayerShares | None:
+    """From the arm that knows a critical objective, else from any that has sensitivities."""
+    tables = [(arm, table) for arm in arms for table in arm.sensitivity.values() if "overall" in table.terms]
+    tables.sort(key=lambda pair: "critical" not in pair[1].terms)
+    if not tables:
+        return None
+    arm, table = tables[0]
+    return layer_shares(table, arm.of_coverage("average_bits") or 4.0)
+
+
+def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
+    """The chart for a file: widths on the first axes, sensitivities on the second."""
+    for place, arm in enumerate(arms):
+        if arm.allocation:
+            bits = list(arm.allocation.bits.values())
+            axes[0].step(range(len(bits)), bits, where="mid", color=color_of(place), label=arm.name)
+    axes[0].set_ylabel("bits")
+    axes[0].legend(frameon=False)
+    if shares := find_shares(arms):
+        axes[1].semilogy(shares.overall, ".-", color=OVERALL_COLOR, label="overall")
+        if shares.critical is not None:
+            axes[1].semilogy(
+                shares.critical, ".-", color=CRITICAL_COLOR, label=f"critical: {shares.critical_set}"
+            )
+        axes[1].set_ylabel(f"part of the damage at {shares.bits} bits")
+        axes[1].legend(frameon=False)
+    axes[-1].set_xlabel("layer")
+
+
+def _figure(
+    arms: Sequence[ReportArm], planned: Sequence[ReportArm], shares: LayerShares | None
+) -> graph_objects.Figure:
+    names = shares.names if shares else tuple(planned[0].allocation.bits)
+    rows = 3 if shares else 1
+    made = make_subplots(rows, 1, shared_xaxes=True, vertical_spacing=0.06)
+    for arm in planned:
+        made.add_trace(_widths(arm, names, color_of(list(arms).index(arm))), 1, 1)
+    if shares:
+        for trace in _sensitivities(shares):
+            made.add_trace(trace, 2, 1)
+        made.add_trace(_sizes(shares), 3, 1)
+        made.update_yaxes(type="log", title_text="damage", exponentformat="power", row=2)
+        made.update_yaxes(title_text="size", tickformat=".0%", row=3)
+    made.update_yaxes(title_text="bits", dtick=1, rangemode="tozero", row=1)
+    made.update_xaxes(showticklabels=False, showgrid=False)
+    _mark_parts(made, names)
+    return restyled(made)
+
+
+def restyled(made: graph_objects.Figure) -> graph_objects.Figure:
+    """A figure of subplots in the style of `figure`."""
+    layout = figure([]).layout
+    for key in ("template", "paper_bgcolor", "plot_bgcolor", "margin", "legend", "hoverlabel"):
+        made.layout[key] = layout[key]
+    made.update_layout(legend={"y": 1.06})
+    made.update_xaxes(automargin=True, zeroline=False)
+    made.update_yaxes(automargin=True, zeroline=False)
+    return made
+
+
+def _widths(arm: ReportArm, names: Sequence[str], color: str) -> graph_objects.Bar:
+    return graph_objects.Bar(
+        x=list(range(len(names))),
+        y=[arm.allocation.bits.get(name) for name in names],
+        name=arm.name,
+        marker={"color": color},
+        customdata=list(names),
+        hovertemplate="%{customdata}<br>%{y} bits",
+    )
+
+
+def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
+    lines = [("overall", shares.overall, OVERALL_COLOR, "circle")]
+    if shares.critical is not None:
+        lines.append((f"critical: {shares.critical_set}", shares.critical, CRITICAL_COLOR, "diamond"))
+    return [
+        graph_objects.Scatter(
+            x=list(range(len(values))),
+            y=values.tolist(),
+            name=name,
+            mode="lines+markers",
+            line={"color": color, "width": 1},
+            marker={"symbol": symbol, "size": 6},
+            customdata=list(shares.names),
+            hovertemplate="%{customdata}<br>%{y:.2%} of the damage",
+        )
+        for name, values, color, symbol in lines
+    ]
+
+
+def _sizes(shares: LayerShares) -> graph_objects.Bar:
+    return graph_objects.Bar(
+        x=list(range(len(shares.size))),
+        y=shares.size.tolist(),
+        name="size",
+        marker={"color": "#7f7f7f"},
+        customdata=list(shares.names),
+        hovertemplate="%{customdata}<br>%{y:.1%} of the weights",
+        showlegend=False,
+    )
+
+
+def _mark_parts(made: graph_objects.Figure, names: Sequence[str]) -> None:
+    """A line where a part of the network ends, with the part's name at the bottom."""
+    parts = [".".join(name.split(".")[: 2 if name.startswith("transformer") else 1]) for name in names]
+    starts = [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
+    for start, end in zip(starts, [*starts[1:], len(parts)], strict=True):
+        if start:
+            made.add_vline(start - 0.5, line={"color": "rgba(128,128,128,0.5)", "width": 1, "dash": "dot"})
+        if end - start > len(parts) / 12:
+            middle = (start + end - 1) / 2
+            label = parts[start].removeprefix("transformer.")
+            made.add_annotation(x=middle, y=0, yref="paper", yshift=-14, text=label, showarrow=False)
+
+
+def _disagreement(shares: LayerShares, planned: Sequence[ReportArm]) -> Table:
+    order = np.argsort(-np.abs(shares.critical - shares.overall), kind="stable")[:_LISTED]
+    rows = [
+        [
+            Cell(shares.names[i]),
+            Cell(f"{shares.overall[i]:.1%}"),
+            Cell(f"{shares.critical[i]:.1%}"),
+            Cell(f"{shares.size[i]:.1%}"),
+            *(Cell(number(arm.allocation.bits.get(shares.names[i]), 0)) for arm in planned),
+        ]
+        for i in order
+    ]
+    titles = [
+        "layer",
+        "overall",
+        f"critical: {shares.critical_set}",
+        "size",
+        *(f"bits, {arm.name}" for arm in planned),
+    ]
+    return Table(
+        titles,
+        rows,
+        f"Where the two objectives disagree most: parts of the predicted damage at {shares.bits} bits",
+    )
+
+
+def _caption(shares: LayerShares | None) -> str:
+    text = "Width of every layer in each plan (a click on a name hides it)."
+    if shares:
+        text += (
+            f" Below, the part of the predicted damage at {shares.bits} bits that each layer has, and its "
+            "part of the weights."
+        )
+    return text

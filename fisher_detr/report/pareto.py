@@ -1,0 +1,141 @@
+"""How small a model may be: bytes against predicted and measured loss."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from plotly import graph_objects
+
+from fisher_detr.report.arms import ReportArm
+from fisher_detr.report.blocks import Block, Chart, Missing, Section
+from fisher_detr.report.style import CRITICAL_COLOR, OVERALL_COLOR, color_of, figure, spec
+
+_COMMAND = "tools/allocate.py --config-file CONFIG --pareto {folder}/pareto.json --measure 5"
+_LEAD = (
+    "Plans of every size, each the best by the predicted damage. Predicted is half the quadratic form of the "
+    "Fisher information on the error of the weights; measured is the rise of the loss on images that neither "
+    "the plan nor the calibration has seen, with activations quantized too."
+)
+Plans = Sequence[Mapping[str, Any]]
+
+
+def pareto(arms: Sequence[ReportArm], plans: Plans | None, folder: str) -> Section:
+    """The curve, and the arms on it."""
+    title = "How small may it be?"
+    if plans is None:
+        return Section("pareto", title, _LEAD, [Missing("No pareto.json.", _COMMAND.format(folder=folder))])
+    measured = [plan for plan in plans if "measured" in plan["meta"]]
+    blocks: list[Block] = []
+    if measured:
+        text = "Predicted and measured rise of the loss of an image, with standard errors."
+        blocks.append(Chart("pareto-measured", spec(_measured(measured)), text, 420))
+    else:
+        blocks.append(Missing("No plan of pareto.json was measured.", _COMMAND.format(folder=folder)))
+    caption = "Predicted damage of the whole objective, which the plans minimise; dots: plans of the arms."
+    blocks.append(Chart("pareto", spec(_curve(arms, plans)), caption, 380))
+    return Section("pareto", title, _LEAD, blocks)
+
+
+def draw_pareto(axes: Axes, plans: Plans) -> None:
+    """For a file: measured and predicted rises, or the predicted damage alone."""
+    measured = [plan for plan in plans if "measured" in plan["meta"]]
+    axes.set_xlabel("kB of quantized weights")
+    axes.set_yscale("log")
+    if not measured:
+        axes.plot(
+            [p["size_bytes"] / 1e3 for p in plans], [p["cost"] for p in plans], ".-", color=OVERALL_COLOR
+        )
+        axes.set_ylabel("predicted damage")
+        return
+    for objective in measured[0]["meta"]["measured"]:
+        size = [p["size_bytes"] / 1e3 for p in measured]
+        found = [p["meta"]["measured"][objective] for p in measured]
+        color = _color(objective)
+        axes.plot(size, [p["meta"]["predicted"][objective] for p in measured], "--", color=color)
+        axes.errorbar(
+            size,
+            [x["rise"] for x in found],
+            yerr=[x["standard_error"] or 0.0 for x in found],
+            color=color,
+            marker="o",
+            label=objective,
+        )
+    axes.set_ylabel("rise of the loss (dashed: predicted)")
+    axes.legend(frameon=False)
+
+
+def _color(objective: str) -> str:
+    return OVERALL_COLOR if objective == "overall" else CRITICAL_COLOR
+
+
+def _measured(plans: Plans) -> graph_objects.Figure:
+    size = [plan["size_bytes"] / 1e3 for plan in plans]
+    made = []
+    for objective in plans[0]["meta"]["measured"]:
+        found = [plan["meta"]["measured"][objective] for plan in plans]
+        color = {"color": _color(objective)}
+        made += [
+            graph_objects.Scatter(
+                x=size,
+                y=[plan["meta"]["predicted"].get(objective) for plan in plans],
+                name=f"{objective}, predicted",
+                mode="lines",
+                line={**color, "dash": "dash"},
+                hovertemplate="%{x:,.0f} kB<br>predicted + %{y:.3g}",
+            ),
+            graph_objects.Scatter(
+                x=size,
+                y=[x["rise"] for x in found],
+                error_y={
+                    "type": "data",
+                    "array": [x["standard_error"] or 0.0 for x in found],
+                    "thickness": 1,
+                },
+                name=f"{objective}, measured",
+                mode="lines+markers",
+                line=color,
+                marker={"symbol": "circle" if objective == "overall" else "diamond", "size": 8},
+                hovertemplate="%{x:,.0f} kB<br>measured + %{y:.3g}",
+            ),
+        ]
+    return figure(made, _axes("rise of the loss"))
+
+
+def _curve(arms: Sequence[ReportArm], plans: Plans) -> graph_objects.Figure:
+    made = [
+        graph_objects.Scatter(
+            x=[plan["size_bytes"] / 1e3 for plan in plans],
+            y=[plan["cost"] for plan in plans],
+            name=str(plans[0]["meta"].get("arm", "plans")),
+            mode="lines+markers",
+            line={"color": OVERALL_COLOR},
+            marker={"size": 4},
+            text=[_widths(plan["bits"]) for plan in plans],
+            hovertemplate="%{x:,.0f} kB, %{text}<br>damage %{y:.3g}",
+        )
+    ]
+    for place, arm in enumerate(arms):
+        if arm.allocation and arm.allocation.meta.get("arm") == plans[0]["meta"].get("arm"):
+            made.append(
+                graph_objects.Scatter(
+                    x=[arm.allocation.size_bytes / 1e3],
+                    y=[arm.allocation.cost],
+                    name=arm.name,
+                    mode="markers",
+                    marker={"color": color_of(place), "size": 12, "symbol": "star"},
+                    hovertemplate="%{x:,.0f} kB<br>damage %{y:.3g}",
+                )
+            )
+    return figure(made, _axes("predicted damage"))
+
+
+def _axes(title: str) -> dict[str, Any]:
+    """A logarithm of the loss: a rise that is not positive, by chance or quantization's luck, is left out."""
+    return {
+        "xaxis": {"title": {"text": "kB of quantized weights"}},
+        "yaxis": {"type": "log", "title": {"text": title}, "exponentformat": "power"},
+    }
+
+
+def _widths(bits: Mapping[str, int]) -> str:
+    return f"{min(bits.values())} to {max(bits.values())} bits"

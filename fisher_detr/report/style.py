@@ -1,0 +1,58 @@
+"""Colours, symbols and number formats that all sections share.
+
+Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart, without its black and yellow:
+one is lost on a dark page, the other on a light one. Symbols differ too.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plotly import graph_objects
+
+COLORS = ("#7f7f7f", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
+SYMBOLS = ("line-ns-open", "circle", "square", "diamond", "triangle-up", "cross", "star")
+MARKERS = ("|", "o", "s", "D", "^", "P", "*")  # the same, for matplotlib
+OVERALL_COLOR, CRITICAL_COLOR = "#56B4E9", "#D55E00"
+
+
+def color_of(place: int) -> str:
+    """Of an arm or model, by its place; the first is the reference."""
+    return COLORS[place % len(COLORS)]
+
+
+def figure(traces: Sequence[Any], layout: Mapping[str, Any] | None = None) -> graph_objects.Figure:
+    """A figure without colours of its own paper: the page gives them, light or dark."""
+    made = graph_objects.Figure(data=list(traces))
+    made.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 60, "r": 16, "t": 28, "b": 48},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        hoverlabel={"namelength": -1},
+        **(layout or {}),
+    )
+    made.update_xaxes(automargin=True, zeroline=False)
+    made.update_yaxes(automargin=True, zeroline=False)
+    return made
+
+
+def spec(made: graph_objects.Figure) -> str:
+    """The figure as JSON that may stand within a page's script element."""
+    return made.to_json().replace("<", "\\u003c")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """With a fixed number of digits; a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """A difference."""
+    return "" if value is None else f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def plain(content: Any) -> str:
+    """Indented JSON, to be read."""
+    return json.dumps(content, indent=1, ensure_ascii=False)

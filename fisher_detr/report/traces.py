@@ -1,0 +1,192 @@
+"""The paper's explanation: a category loses by quantization as its Fisher information is large."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from plotly import graph_objects
+from scipy.stats import spearmanr
+
+from fisher_detr.report.arms import ReportArm, reference
+from fisher_detr.report.blocks import Cell, Chart, Missing, Section, Table
+from fisher_detr.report.style import SYMBOLS, color_of, figure, number, spec
+
+_COMMAND = "tools/measure_traces.py --config-file CONFIG --output {folder}/traces.json"
+_RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class TracePoint:
+    """A category or a critical set.
+
+    Attributes:
+        name: of it.
+        is_set: whether it is a critical set.
+        trace: of its Fisher information.
+        error: standard error of the trace; None: unknown.
+        losses: AP (of a set APcrit) lost by arm, in points; None: unknown.
+    """
+
+    name: str
+    is_set: bool
+    trace: float
+    error: float | None
+    losses: tuple[float | None, ...]
+
+
+def trace_points(arms: Sequence[ReportArm], traces: Mapping[str, Any]) -> list[TracePoint]:
+    """Traces and losses of all categories and critical sets that both know."""
+    metrics = {(x["id"],): (x["metric"], x["name"]) for x in arms[0].evaluation["categories"]}
+    points = []
+    for found in traces["objectives"]:
+        if found["kind"] == "category":
+            metric, name = metrics.get(tuple(found["categories"]), ("", found["name"]))
+        elif found["kind"] == "set":
+            metric, name = f"APcrit_{found['name']}", found["name"]
+        else:
+            continue
+        losses = tuple(_lost(arm, reference(arms), metric) for arm in arms)
+        points.append(
+            TracePoint(name, found["kind"] == "set", found["trace"], found["standard_error"], losses)
+        )
+    return points
+
+
+def traces(arms: Sequence[ReportArm], content: Mapping[str, Any] | None, folder: str) -> Section:
+    """A scatter of trace against loss, with rank correlations."""
+    title = "Does the Fisher information explain it?"
+    if content is None:
+        return Section("traces", title, _LEAD, [Missing("No traces.json.", _COMMAND.format(folder=folder))])
+    points = trace_points(arms, content)
+    shown = _compared(arms)
+    chart = Chart(
+        "traces",
+        spec(_figure(shown, points)),
+        f"Fisher trace of {content['num_images']} images with standard errors, against what is lost. "
+        "Diamonds: critical sets. A click on a name shows or hides an arm.",
+        480,
+    )
+    return Section("traces", title, _LEAD, [chart, _table(shown, points)])
+
+
+_LEAD = (
+    "The method predicts that a category's loss under quantization grows with the trace of its Fisher "
+    "information. If that holds here, points rise from left to right, and the rank correlation is near 1."
+)
+
+
+def rank_correlation(
+    points: Sequence[TracePoint], place: int, seed: int = 0
+) -> tuple[float, float, float] | None:
+    """Spearman's correlation of trace and loss over categories, with a 95 % bootstrap interval.
+
+    Args:
+        points: critical sets among them do not count: they share their categories.
+        place: of the arm.
+        seed: of the resamples.
+
+    Returns:
+        correlation, lower and upper end; None for fewer than 4 categories, or where all lose the same.
+    """
+    pairs = np.array(
+        [(p.trace, p.losses[place]) for p in points if not p.is_set and p.losses[place] is not None]
+    )
+    if len(pairs) < 4 or (pairs == pairs[0]).all(axis=0).any():
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = [pairs[rng.integers(len(pairs), size=len(pairs))] for _ in range(_RESAMPLES)]
+    varied = [x for x in drawn if not (x == x[0]).all(axis=0).any()]
+    found = [float(spearmanr(*x.T).statistic) for x in varied]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(spearmanr(*pairs.T).statistic), float(low), float(high)
+
+
+def draw_traces(axes: Axes, arms: Sequence[ReportArm], content: Mapping[str, Any]) -> None:
+    """The chart for a file: the first quantized arm."""
+    points, shown = trace_points(arms, content), _compared(arms)
+    for place, arm in shown[:1]:
+        known = [p for p in points if p.losses[place] is not None and not p.is_set]
+        axes.errorbar(
+            [p.trace for p in known],
+            [p.losses[place] for p in known],
+            xerr=[p.error or 0.0 for p in known],
+            linestyle="",
+            marker="o",
+            color=color_of(place),
+        )
+        for point in known:
+            axes.annotate(
+                point.name,
+                (point.trace, point.losses[place]),
+                fontsize=7,
+                xytext=(3, 3),
+                textcoords="offset points",
+            )
+        axes.set_ylabel(f"AP lost by {arm.name}")
+    axes.set_xscale("log")
+    axes.set_xlabel("Fisher trace of the category")
+
+
+def _compared(arms: Sequence[ReportArm]) -> list[tuple[int, ReportArm]]:
+    return [(place, arm) for place, arm in enumerate(arms) if arm is not reference(arms)]
+
+
+def _lost(arm: ReportArm, first: ReportArm, metric: str) -> float | None:
+    after, before = arm.metric(metric), first.metric(metric)
+    return None if after is None or before is None else before - after
+
+
+def _figure(shown: Sequence[tuple[int, ReportArm]], points: Sequence[TracePoint]) -> graph_objects.Figure:
+    made = [
+        _scatter(arm.name, place, [p for p in points if p.is_set == is_set], number_of > 0, is_set)
+        for number_of, (place, arm) in enumerate(shown)
+        for is_set in (False, True)
+    ]
+    axes = {
+        "xaxis": {"type": "log", "title": {"text": "Fisher trace"}},
+        "yaxis": {"title": {"text": "points lost"}},
+    }
+    return figure(made, axes)
+
+
+def _scatter(
+    name: str, place: int, points: Sequence[TracePoint], hidden: bool, is_set: bool
+) -> graph_objects.Scatter:
+    return graph_objects.Scatter(
+        x=[p.trace for p in points],
+        y=[p.losses[place] for p in points],
+        error_x={"type": "data", "array": [p.error or 0.0 for p in points], "thickness": 1, "width": 0},
+        text=[p.name for p in points],
+        mode="markers+text",
+        textposition="top center",
+        textfont={"size": 10},
+        name=name,
+        legendgroup=name,
+        showlegend=not is_set,
+        visible="legendonly" if hidden else True,
+        marker={
+            "color": color_of(place),
+            "size": 11 if is_set else 9,
+            "symbol": "diamond-open" if is_set else SYMBOLS[place % len(SYMBOLS)],
+        },
+        hovertemplate="%{text}<br>trace %{x:.3g}<br>%{y:.1f} points lost",
+    )
+
+
+def _table(shown: Sequence[tuple[int, ReportArm]], points: Sequence[TracePoint]) -> Table:
+    rows = []
+    for place, arm in shown:
+        found = rank_correlation(points, place)
+        values = (
+            ("–", "")
+            if found is None
+            else (number(found[0], 2), f"{found[1]:.2f} to {found[2]:.2f}".replace("-", "−"))
+        )
+        rows.append([Cell(arm.name), *map(Cell, values)])
+    return Table(
+        ["arm", "rank correlation", "95 %"],
+        rows,
+        "Spearman's correlation over the categories, intervals by resampling them",
+    )

@@ -1,0 +1,98 @@
+"""Arms of a comparison, from folders."""
+
+import shutil
+
+import pytest
+
+from fisher_detr.files import write_json
+from fisher_detr.report import find_arms
+from fisher_detr.report.arms import find_shared, reference
+from tests.report.runs import DATA, evaluation, make_runs, plan
+
+
+def test_every_evaluation_is_an_arm_with_the_files_above_it(runs):
+    arms = find_arms([str(runs)])
+    assert [arm.name for arm in arms] == ["full_precision", "uniform", "fisher_critical"]
+    full, uniform, critical = arms
+    assert full.is_float and reference(arms) is full and full.allocation is None
+    assert uniform.allocation == plan("uniform") and not uniform.sensitivity
+    assert list(critical.sensitivity) == [""]
+    assert critical.metric("APcrit_person") == 50.0 and critical.metric("APcat_9") is None
+    assert critical.of_coverage("bit_operations") == 4e9
+
+
+def test_a_plan_of_another_run_is_not_taken(runs):
+    """The search ends at the folder that was named."""
+    plan("uniform").save(runs / "allocation.json")
+    (runs / "uniform" / "allocation.json").unlink()
+    assert find_arms([str(runs / "uniform")])[0].allocation is None
+    assert find_arms([str(runs)])[1].allocation is not None
+
+
+def test_a_training_keeps_its_plan_in_start(runs):
+    start = runs / "uniform" / "start"
+    start.mkdir()
+    shutil.move(runs / "uniform" / "allocation.json", start / "allocation.json")
+    assert find_arms([str(runs / "uniform")])[0].allocation == plan("uniform")
+
+
+def test_one_evaluation_may_be_given_a_name(runs):
+    arms = find_arms([f"before={runs / 'full_precision'}", f"after={runs / 'uniform'}"])
+    assert [arm.name for arm in arms] == ["before", "after"]
+    with pytest.raises(ValueError, match="holds 3 evaluations, and has one name, all: name their folders"):
+        find_arms([f"all={runs}"])
+
+
+def test_folders_of_budgets_are_shown_by_their_arm_where_that_is_enough(runs):
+    (runs / "uniform").rename(runs / "uniform_person_600bytes")
+    assert [arm.name for arm in find_arms([str(runs)])] == ["full_precision", "uniform", "fisher_critical"]
+    shutil.copytree(runs / "uniform_person_600bytes", runs / "uniform_person_700bytes")
+    names = {arm.name for arm in find_arms([str(runs)])}
+    assert {"uniform_person_600bytes", "uniform_person_700bytes"} < names
+
+
+def test_the_evaluator_alone_is_enough(tmp_path):
+    write_json(tmp_path / "out" / "evaluation.json", evaluation("uniform"))
+    (arm,) = find_arms([str(tmp_path / "out")])
+    assert arm.name == "out" and not arm.is_float and arm.of_coverage("total_bytes") is None
+
+
+def test_latency_is_read_where_it_was_measured(runs):
+    write_json(runs / "uniform" / "latency.json", {"milliseconds": 12.5})
+    assert [arm.latency for arm in find_arms([str(runs)])] == [None, 12.5, None]
+
+
+def test_shared_files_lie_above_or_below_the_runs(runs):
+    folders = [str(runs / "uniform"), f"x={runs / 'full_precision'}"]
+    assert find_shared(folders, "traces.json") is None
+    write_json(runs / "uniform" / "traces.json", {})
+    assert find_shared(folders, "traces.json") == runs / "uniform" / "traces.json"
+    write_json(runs / "traces.json", {})
+    assert find_shared(folders, "traces.json") == runs / "traces.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda runs: [str(runs / "nowhere")], "does not exist: name the OUTPUT_DIR of a run"),
+        (lambda runs: [str(runs.parent / "data")], "holds no evaluation.json, which every evaluation leaves"),
+        (lambda runs: [f"a={runs / 'uniform'}", f"a={runs / 'full_precision'}"], "several arms are called a"),
+    ],
+)
+def test_mistakes_in_the_folders(runs, change, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        find_arms(change(runs))
+
+
+def test_evaluations_on_two_data_sets_are_not_compared(runs, tmp_path):
+    other = make_runs(tmp_path / "other", ["uniform"], dataset="toy_test")
+    with pytest.raises(ValueError, match="evaluations on toy_test, toy_val: compare on one data set"):
+        find_arms([f"full={runs / 'full_precision'}", f"uniform={other / 'uniform'}"])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"dataset": "x"}'])
+def test_a_broken_evaluation_is_named(runs, content):
+    path = runs / "uniform" / "inference" / DATA / "evaluation.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"{path}"):
+        find_arms([str(runs)])

@@ -1,0 +1,103 @@
+"""The page: whole, alone, and drawn without an error by a real browser."""
+
+import html.parser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fisher_detr.report import ReportRequest, build_report, draw_figures, read_runs
+from tests.report.runs import make_shared
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for path in map(shutil.which, BROWSERS) if path), None)
+ARTEFACTS = Path(__file__).resolve().parents[2] / "output" / "tests"
+CHARTS = [
+    "categories",
+    "layers",
+    "traces",
+    "landscape-lines",
+    "landscape-planes",
+    "pareto-measured",
+    "pareto",
+]
+SECTIONS = ["arms", "categories", "layers", "traces", "landscape", "pareto", "samples", "origin"]
+
+
+class Page(html.parser.HTMLParser):
+    """Ids, links and embedded sources of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.sources = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids += [found["id"]] if "id" in found else []
+        self.sources += [found[key] for key in ("src", "href") if key in found]
+
+
+@pytest.fixture
+def page(runs, tmp_path):
+    make_shared(runs)
+    path = tmp_path / "report.html"
+    assert build_report(ReportRequest([str(runs)], title="A & B"), path) == []
+    return path
+
+
+def test_the_page_has_all_sections_and_needs_no_other_file(page):
+    text = page.read_text()
+    found = Page(text)
+    assert len(set(found.ids)) == len(found.ids)
+    assert [name for name in found.ids if name in SECTIONS] == SECTIONS
+    assert [name.removeprefix("chart-") for name in found.ids if name.startswith("chart-")] == CHARTS
+    assert all(source.startswith(("#", "data:")) for source in found.sources)
+    assert "<h1>A &amp; B</h1>" in text
+
+
+def test_names_are_text_and_no_markup(page):
+    """A category is called `<i>sign</i>`: in the table and in the charts."""
+    assert "<i>" not in re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
+
+
+def test_what_is_missing_is_told_with_its_command(runs, tmp_path):
+    gaps = build_report(ReportRequest([str(runs)], num_samples=0), tmp_path / "report.html")
+    assert len(gaps) == 3
+    for gap, tool in zip(gaps, ("measure_traces.py", "measure_landscape.py", "allocate.py"), strict=True):
+        assert tool in gap and str(runs) in gap
+        assert gap.split(". ", 1)[1] in (tmp_path / "report.html").read_text()
+
+
+def test_figures_for_files(runs, tmp_path):
+    make_shared(runs)
+    written = draw_figures(read_runs([str(runs)]), tmp_path / "figures")
+    names = {path.name for path in written}
+    charts = ("categories", "layers", "traces", "landscape", "pareto")
+    assert names == {f"{chart}.{suffix}" for chart in charts for suffix in ("png", "svg")}
+    assert all(path.stat().st_size > 5000 for path in written)
+
+
+def browse(common, option, page):
+    command = [*common, option, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package chromium")
+@pytest.mark.parametrize(("name", "size"), [("wide", "1280,6000"), ("phone", "500,9000")])
+def test_a_browser_draws_every_chart_without_an_error(page, name, size):
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    picture = ARTEFACTS / f"report_{name}.png"
+    picture.unlink(missing_ok=True)
+    common = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size}"]
+    common += ["--enable-logging=stderr", "--virtual-time-budget=60000"]
+    shown = browse(common, "--dump-dom", page)
+    assert "CONSOLE" not in shown.stderr
+    assert f'data-charts="{len(CHARTS)}"' in shown.stdout
+    for chart in CHARTS:
+        drawn = re.search(rf'id="chart-{chart}"[^>]*>(.{{0,400}})', shown.stdout, re.DOTALL)
+        assert drawn and "main-svg" in drawn[1], chart
+    browse(common, f"--screenshot={picture}", page)
+    assert picture.stat().st_size > 50_000

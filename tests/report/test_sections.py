@@ -1,0 +1,170 @@
+"""What the sections say, against numbers that are known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fisher_detr.report import find_arms, read_runs, read_samples, target_set
+from fisher_detr.report.categories import categories, category_rows
+from fisher_detr.report.headline import headline
+from fisher_detr.report.landscape import landscape
+from fisher_detr.report.layers import find_shares, layers
+from fisher_detr.report.pareto import pareto
+from fisher_detr.report.samples import samples
+from fisher_detr.report.traces import TracePoint, rank_correlation, trace_points, traces
+from tests.report.runs import LAYERS, make_shared
+from tests.report.runs import traces as known_traces
+
+
+@pytest.fixture
+def arms(runs):
+    return find_arms([str(runs)])
+
+
+def texts(row):
+    return [cell.text for cell in row]
+
+
+def test_the_headline_has_differences_and_marks_the_best(arms):
+    (table,) = headline(arms).blocks
+    assert table.columns == ["arm", "AP", "APcrit person", "bits", "MB", "10⁹ bit operations"]
+    assert texts(table.rows[0]) == ["full_precision", "50.0", "55.0", "32.00", "0.03", "32.0"]
+    assert [cell.note for cell in table.rows[1]][:3] == ["", "−20.0", "−30.0"]
+    assert [[cell.strong for cell in row][1:3] for row in table.rows] == [
+        [False] * 2,
+        [False] * 2,
+        [True] * 2,
+    ]
+    assert "64 x 48 pixels" in table.caption
+
+
+def test_without_full_precision_the_first_arm_is_the_reference(arms):
+    (table,) = headline(arms[1:]).blocks
+    assert [row[1].note for row in table.rows] == ["", "+12.0"]
+
+
+def test_an_unknown_value_is_a_dash(arms):
+    metrics = dict.fromkeys(arms[1].evaluation["metrics"])
+    arms[1].evaluation["metrics"].update(metrics)
+    (table,) = headline(arms).blocks
+    assert texts(table.rows[1])[1:3] == ["–", "–"]
+
+
+def test_categories_are_sorted_by_their_largest_loss(arms):
+    rows = category_rows(arms)
+    assert [(row.name, row.loss) for row in rows] == [
+        ("person", 30.0),
+        ("car", 10.0),
+        ("rider", 5.0),
+        ("<i>sign</i>", None),  # nothing of it was to be found
+    ]
+    assert rows[0].sets == ("person",) and rows[1].sets == () and rows[0].objects == 40
+    section = categories(arms)
+    assert "person loses most, up to 30.0 points" in section.lead
+    assert [cell.note for cell in section.blocks[1].rows[0]][3:] == ["", "−30.0", "−5.0"]
+    drawn = json.loads(section.blocks[0].spec)["data"]
+    assert drawn[2]["name"] == "uniform" and drawn[2]["x"][:3] == [30.0, 60.0, 35.0]
+
+
+def test_layers_know_their_part_of_the_damage(arms):
+    shares = find_shares(arms)
+    assert shares.bits == 4 and shares.critical_set == "person"
+    assert shares.overall == pytest.approx([0.4, 0.1, 0.5])
+    assert shares.critical == pytest.approx([0.9, 0.05, 0.05])
+    assert shares.size == pytest.approx([0.1, 0.3, 0.6])
+    chart, table = layers(arms).blocks
+    # The objectives differ by 0.5, 0.45 and 0.05.
+    assert [row[0].text for row in table.rows] == [LAYERS[0].name, LAYERS[2].name, LAYERS[1].name]
+    assert texts(table.rows[0])[1:] == ["40.0%", "90.0%", "10.0%", "4", "8"]
+    bars = {trace["name"]: trace["y"] for trace in json.loads(chart.spec)["data"]}
+    assert bars["fisher_critical"] == [8, 3, 4]
+
+
+def test_without_plans_and_sensitivities_the_section_says_what_makes_them(arms):
+    blocks = layers(arms[:1]).blocks
+    assert [block.what for block in blocks] == [
+        "No arm has an allocation.json.",
+        "No arm has a sensitivity.json.",
+    ]
+
+
+def test_traces_stand_against_what_is_lost(arms):
+    points = {(point.name, point.is_set): point for point in trace_points(arms, known_traces())}
+    assert points["person", False].losses == (0.0, 30.0, 5.0)
+    assert points["person", True].losses == (0.0, 30.0, 5.0)  # of APcrit
+    assert points["<i>sign</i>", False].losses == (None, None, None)  # called as in the evaluation
+    assert points["rider", False].trace == 5.0 and points["rider", False].error == 0.5
+    assert len(points) == 5  # the overall trace has no category
+    chart, table = traces(arms, known_traces(), "runs").blocks
+    assert "16 images" in chart.caption
+    assert texts(table.rows[0]) == ["uniform", "–", ""]  # three categories tell nothing
+
+
+def test_rank_correlation_with_its_interval():
+    rising = [TracePoint(str(i), False, float(i), None, (0.0, float(i**2))) for i in range(8)]
+    aside = TracePoint("set", True, 100.0, None, (0.0, -1.0))
+    assert rank_correlation([*rising, aside], 1) == pytest.approx((1.0, 1.0, 1.0))
+    noisy = [TracePoint(str(i), False, float(i), None, (0.0, float((5 * i) % 8))) for i in range(8)]
+    found, low, high = rank_correlation(noisy, 1)
+    assert -1.0 <= low < found < high <= 1.0
+    assert rank_correlation(rising[:3], 1) is None and rank_correlation(rising, 0) is None
+
+
+def test_landscape_has_the_overall_objective_first_and_rises_from_zero(runs):
+    make_shared(runs)
+    lines, sharpness, planes = landscape(read_runs([str(runs)]).landscape, "runs").blocks
+    assert sharpness.columns[1:] == [
+        "overall, step 0.1",
+        "overall, step 0.2",
+        "critical, step 0.1",
+        "critical, step 0.2",
+    ]
+    line = next(x for x in json.loads(lines.spec)["data"] if x.get("name") == "qat")
+    assert np.asarray(line["y"]) == pytest.approx([0.08, 0.02, 0.0, 0.02, 0.08])
+    assert "critical (person)" in planes.caption
+    assert np.asarray(json.loads(planes.spec)["data"][0]["z"])[0] == pytest.approx([0.4, 0.2, 0.4])
+
+
+def test_pareto_shows_what_was_predicted_and_measured(arms, runs):
+    make_shared(runs)
+    plans = read_runs([str(runs)]).plans
+    measured, curve = pareto(arms, plans, "runs").blocks
+    lines = {x["name"]: x["y"] for x in json.loads(measured.spec)["data"]}
+    assert lines["overall, predicted"] == [0.5, 0.25, 0.5 / 3]
+    assert lines["overall, measured"] == [0.4, 0.2, 0.4 / 3]
+    assert [x["name"] for x in json.loads(curve.spec)["data"]] == ["fisher_critical", "fisher_critical"]
+    unmeasured = [{**plan, "meta": {"arm": "fisher_critical"}} for plan in plans]
+    assert "--measure 5" in pareto(arms, unmeasured, "runs").blocks[0].command
+
+
+def test_samples_are_the_images_with_most_critical_objects(arms):
+    chosen = target_set(arms)
+    assert (chosen.name, chosen.indices, chosen.num_classes) == ("person", (0, 1), 4)
+    (first,) = read_samples(arms, chosen, 1)
+    assert first.image[0, 0].tolist() == [120, 120, 120]  # image 2
+    assert first.objects.boxes.tolist() == [[0, 0, 10, 20], [30, 0, 40, 20]]
+    assert first.objects.classes.tolist() == [0, 1]
+    assert len(first.detections["full_precision"].boxes) == 2 and len(first.detections["uniform"].boxes) == 1
+    galleries = samples(arms, "person", 2).blocks
+    captions = [picture.caption for picture in galleries[0].pictures]
+    assert captions == [
+        "full_precision: 0 of 2 missed",
+        "uniform: 1 of 2 missed",
+        "fisher_critical: 1 of 2 missed",
+    ]
+    # The crowd of image 1 is nothing to miss.
+    assert galleries[1].pictures[0].caption == "full_precision: 0 of 0 missed"
+
+
+def test_images_that_have_moved_are_asked_for(arms, tmp_path):
+    (tmp_path / "data").rename(tmp_path / "moved")
+    (missing,) = samples(arms).blocks
+    assert "does not exist" in missing.what and "--images" in missing.command
+    moved = tmp_path / "moved"
+    assert len(samples(arms, "", 2, str(moved / "images"), str(moved / "annotations.json")).blocks) == 2
+
+
+def test_an_unknown_target_is_named(arms):
+    with pytest.raises(ValueError, match="critical set 'bus' was not evaluated: expected one of person"):
+        target_set(arms, "bus")
