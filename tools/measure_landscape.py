@@ -2,7 +2,7 @@
 """Measure the loss around the weights of models: along random directions and in a plane of them.
 
 tools/measure_landscape.py --config-file configs/street/detr_small_ptq.yaml --output landscape.json
-        --models full_precision=zoo://street_detr_small ptq=output/run/uniform qat=output/run/uniform_qat
+        --model full_precision=zoo://street_detr_small --model qat=output/run/uniform_qat
 
 A model is a checkpoint, read by the config file, or the folder of a finished run, which has its own config.
 In the folder of a run, tools/report.py shows the file.
@@ -25,7 +25,7 @@ def main() -> None:
     """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--models", nargs="+", metavar="NAME=PATH", required=True)
+    parser.add_argument("--model", action="append", metavar="NAME=PATH", required=True, help="one or several")
     parser.add_argument("--output", required=True, metavar="FILE", help="the landscape (JSON)")
     parser.add_argument("--images", type=int, default=DEFAULT.num_images, help="of DATASETS.TEST")
     parser.add_argument("--radius", type=float, default=DEFAULT.radius, help="in parts of a channel's norm")
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("opts", nargs="*", default=[], help="config keys and values")
     args = parser.parse_args()
     try:
-        models = {name: configure(args, path) for name, path in map(named, args.models)}
+        models = {name: configure(args, path) for name, path in map(named, args.model)}
         start_logging(next(iter(models.values())).OUTPUT_DIR)
         settings = LandscapeSettings(
             args.images, args.radius, args.points, args.directions, args.plane_points, args.seed

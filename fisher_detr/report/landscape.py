@@ -14,7 +14,7 @@ from fisher_detr.report.style import color_of, spec
 
 _COMMAND = (
     "tools/measure_landscape.py --config-file CONFIG --output {folder}/landscape.json "
-    "--models full_precision=CHECKPOINT ptq=RUN_FOLDER qat=RUN_FOLDER"
+    "--model full_precision=CHECKPOINT --model ptq=RUN_FOLDER --model qat=RUN_FOLDER"
 )
 _LEAD = (
     "How the loss rises when the weights are moved. A flat loss forgives the small errors of quantization. "

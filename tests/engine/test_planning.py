@@ -76,6 +76,32 @@ def test_bit_operations_are_those_of_one_image(cfg_of, tmp_path):
     assert limited.cost >= free.cost
 
 
+def test_plans_of_a_curve_can_be_measured_on_other_images(cfg_of, tmp_path):
+    cfg = cfg_of("FISHER.VALIDATE_IMAGES", 3)
+    explain_curve(cfg, 4, tmp_path / "pareto.json", measured=2)
+    plans = [BitAllocation(**plan) for plan in json.loads((tmp_path / "pareto.json").read_text())]
+    measured = [plan for plan in plans if "measured" in plan.meta]
+    assert measured == [plans[0], plans[-1]]
+    quantizer, images = PostTrainingQuantizer.from_config(cfg, load_float(cfg)), held_out_images(cfg)
+    losses = [
+        image_losses(model, quantizer.sets, quantizer.settings.aux_loss)
+        for model in (quantizer.model, quantizer.quantize(plans[0], CRITICAL).model)
+    ]
+    with torch.no_grad():
+        before, after = ([of([image])["critical"].item() for image in images] for of in losses)
+    rises = np.array(after) - np.array(before)
+    assert len(rises) == 3
+    found = plans[0].meta["measured"]["critical"]
+    assert found["rise"] == pytest.approx(rises.mean(), abs=1e-4)
+    assert found["standard_error"] == pytest.approx(rises.std(ddof=1) / 3**0.5, abs=1e-4)
+    table = SensitivityTable.load(tmp_path / "sensitivity.json")
+    terms = [
+        table.terms["critical"][i, table.widths.index(plans[0].bits[x.name])]
+        for i, x in enumerate(table.layers)
+    ]
+    assert plans[0].meta["predicted"]["critical"] == pytest.approx(sum(terms) / 2)
+
+
 def test_limits_in_conflict_are_named(cfg_of):
     with pytest.raises(ValueError, match=r"work of 1000 bit operations is too small: the smallest"):
         explain_plan(cfg_of("ALLOCATION.MAX_BIT_OPERATIONS", 1e-6))
