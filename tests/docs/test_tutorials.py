@@ -30,6 +30,10 @@ def test_official_checkpoint(reader):
     assert names(reader.folder / "output/coco/detr_r50_ptq") >= QUANTIZED_RUN
 
 
+def test_evaluator(reader):
+    reader.follow(blocks(TUTORIALS / "evaluator.md"))
+
+
 def shrink(config, settings):
     """Let a config of the clone build a smaller model, on smaller images."""
     content = yaml.safe_load(config.read_text())

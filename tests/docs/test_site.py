@@ -1,0 +1,133 @@
+"""The site is built without a warning; every page has its place, every link its target."""
+
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.docs.pages import PAGES, REPOSITORY, blocks
+
+DOCS = REPOSITORY / "docs"
+PACKAGES = sorted(
+    path.parent.name
+    for path in (REPOSITORY / "fisher_detr").glob("*/__init__.py")
+    if "__all__" in path.read_text()
+)
+ROOT_PAGES = [REPOSITORY / name for name in ("MODEL_ZOO.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+
+
+def outside_blocks(page):
+    text = page.read_text()
+    for block in blocks(page):
+        text = text.replace(block.text, "")
+    return text
+
+
+def anchors(page):
+    """Of the headings, as code hosts and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", outside_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *ROOT_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page):
+    """As plain Markdown, in a clone."""
+    for target, anchor in re.findall(r"\]\(([^)\s:#]*)(?:#([^)\s]+))?\)", outside_blocks(page)):
+        path = Path(os.path.normpath(page.parent / target)) if target else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_files_that_are_named_exist(page):
+    for path in re.findall(
+        r"`((?:configs|tools|benchmarks|fisher_detr|tests)/[\w./-]+\.\w+)`", page.read_text()
+    ):
+        assert (REPOSITORY / path).exists() or "mine" in path, path
+
+
+def test_every_page_is_in_the_navigation():
+    text = (REPOSITORY / "mkdocs.yml").read_text()
+    named = re.findall(r"^ +- .*?([\w/]+\.md)$", text[text.index("\nnav:") :], re.MULTILINE)
+    assert len(named) == len(set(named))
+    assert set(named) >= {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+
+
+def test_every_package_has_its_page():
+    """With what its `__all__` names, and nothing that is not there."""
+    assert {"fisher", "export", "quantization", "engine"} <= set(PACKAGES)
+    for name in [*PACKAGES, "structures"]:
+        page = (DOCS / "reference" / "api" / f"{name}.md").read_text()
+        assert f"\n::: fisher_detr.{name}\n" in page
+        module = importlib.import_module(f"fisher_detr.{name}")
+        assert all(hasattr(module, offered) for offered in getattr(module, "__all__", ())), name
+
+
+def test_equations_stand_where_the_page_says():
+    (table,) = re.findall(
+        r"^\| equation \| .*\n\| --.*\n((?:\|.*\n)+)", (DOCS / "method.md").read_text(), re.MULTILINE
+    )
+    symbols = re.findall(r"`((?:\w+\.)+\w+)`", table)
+    assert len(symbols) > 15
+    for symbol in symbols:
+        if symbol.isupper():
+            continue
+        room, *names = symbol.split(".")
+        found = importlib.import_module(f"fisher_detr.{room}")
+        for name in names:
+            found = getattr(found, name, None) or importlib.import_module(f"{found.__name__}.{name}")
+
+
+def test_no_network_is_needed():
+    config = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())
+    assert config["theme"]["font"] is False
+    assert "analytics" not in config.get("extra", {}) and not config.get("extra_javascript")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=REPOSITORY,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_api_pages_have_every_name(site):
+    """Constants and type aliases aside, which have no docstrings; a function may have the name of its module."""
+    absent = {}
+    for name in PACKAGES:
+        page = (site / "reference" / "api" / f"{name}.html").read_text()
+        shown = set(re.findall(r'id="fisher_detr\.([\w.]+)"', page))
+        module = importlib.import_module(f"fisher_detr.{name}")
+        wanted = [
+            x for x in module.__all__ if inspect.isroutine(o := getattr(module, x)) or inspect.isclass(o)
+        ]
+        absent[name] = [x for x in wanted if not {f"{name}.{x}", f"{name}.{x}.{x}"} & shown]
+    assert not any(absent.values()), absent
+
+
+def test_pages_load_nothing_from_elsewhere(site):
+    for path in site.rglob("*.html"):
+        for source in re.findall(r"<(?:script|img|link)\b[^>]* (?:src|href)=\"?([^\" >]+)", path.read_text()):
+            assert not source.startswith(("http", "//")) or "canonical" in source, f"{path.name}: {source}"
+
+
+def test_pages_outside_docs_are_part_of_it(site):
+    zoo, method = (site / "model_zoo.html").read_text(), (site / "method.html").read_text()
+    assert "street_deformable_detr_small" in zoo and 'weights/street_detr_small.pth"' not in zoo
+    assert 'href="model_zoo.html"' in method
+    assert 'href="publish.html"' in zoo
