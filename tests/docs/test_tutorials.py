@@ -5,9 +5,10 @@ import yaml
 
 from tests.checkpoint.official_models import SMALL_SETTINGS, small_tensors
 from tests.data.layouts import write_coco_tree
-from tests.docs.pages import REPOSITORY, blocks
+from tests.docs.pages import REPOSITORY, Block, blocks
 
-TUTORIALS = REPOSITORY / "docs" / "tutorials"
+DOCS = REPOSITORY / "docs"
+TUTORIALS = DOCS / "tutorials"
 QUANTIZED_RUN = {"allocation.json", "sensitivity.json", "coverage.json", "model_quantized.pth"}
 
 
@@ -32,6 +33,22 @@ def test_official_checkpoint(reader):
 
 def test_evaluator(reader):
     reader.follow(blocks(TUTORIALS / "evaluator.md"))
+
+
+def test_many_ranks(reader):
+    """The commands for one machine, on two processes; those for several machines differ by the launcher."""
+    command = (
+        "python datasets/make_street.py --output datasets/street --num-train 16 --num-val 8 --num-test 1"
+    )
+    reader.follow([Block("bash", "", command, "", "the data")])
+    shrink(reader.folder / "configs/street/detr_small.yaml", ["SOLVER.MAX_ITER", 3, "SOLVER.WARMUP_ITERS", 1])
+    one_machine, *_ = [block for block in blocks(DOCS / "distributed.md") if block.kind == "bash"]
+    assert "--nproc_per_node 2" in one_machine.text
+    reader.follow([one_machine])
+    assert {"model_final.pth", "log.txt", "log.txt.rank1"} <= names(
+        reader.folder / "output/street/detr_small"
+    )
+    assert "APcrit_person" in reader.printed
 
 
 def shrink(config, settings):
