@@ -1,6 +1,5 @@
 """The Python of the pages runs, on what its page says is there."""
 
-
 import cv2
 import numpy as np
 
