@@ -19,6 +19,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "MODEL_ZOO.md": "model_zoo.md",
+    "README.md": "overview.md",
     "datasets/README.md": "datasets.md",
 }
 _LINK = re.compile(r"\[([^\]\n]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")

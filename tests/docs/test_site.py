@@ -63,21 +63,11 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_every_package_has_its_page():
-    """Its own, or that of a package above it, for all that its `__all__` names."""
-    assert {"fisher_detr", "fisher_detr.export", "fisher_detr.quantization"} <= set(PACKAGES)
-    directives = "".join(path.read_text() for path in API.glob("*.md"))
-    shown = set(re.findall(r"^::: (\S+)$", directives, re.MULTILINE))
-    for name in PACKAGES:
-        above = importlib.import_module(name.rpartition(".")[0] or name)
-        inside = set(getattr(above, "__all__", ()))
-        offered = importlib.import_module(name).__all__
-        absent = [
-            x
-            for x in offered
-            if not {name, f"{name}.{x}"} & shown and (above.__name__ == name or x not in inside)
-        ]
-        assert not absent, name
-    assert "fisher_detr.structures" in shown
+    rooms = [name for name in PACKAGES if name.count(".") == 1]
+    assert {"fisher_detr.export", "fisher_detr.quantization"} <= set(rooms)
+    for name in [*rooms, "fisher_detr.structures"]:
+        page = (API / f"{name.removeprefix('fisher_detr.')}.md").read_text()
+        assert f"\n::: {name}\n" in page
 
 
 def test_equations_stand_where_the_page_says():
