@@ -157,6 +157,12 @@ def test_studies():
     check("Studies", *map(load, folder.glob("*.json")), *studies)
 
 
+def test_runs_of_a_training_study():
+    runs = [*(REPOSITORY / "benchmarks" / "results").glob("*/**/seed*.json")]
+    assert len(runs) > 20
+    check("Runs of a training study", *map(load, runs))
+
+
 def test_street(tmp_path):
     make_dataset(tmp_path / "street", {"train": 2, "val": 1}, workers=1)
     check("street.json", load(tmp_path / "street" / "street.json"))
