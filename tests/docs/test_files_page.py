@@ -42,7 +42,7 @@ def check(heading, *files):
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A tiny model, trained, with what its quantization leaves."""
-    work = Work(tmp_path_factory.mktemp("work"))
+    work = Work(tmp_path_factory.mktemp("work"), "tiny_files")
     work.run()
     fast = ["FISHER.VALIDATE", True, "FISHER.VALIDATE_IMAGES", 4, "FISHER.VALIDATE_WIDTHS", (2, 4)]
     limits = ["ALLOCATION.FIXED", ("backbone.stem:8",), "ALLOCATION.MAX_CONTAINER_BYTES", 10**9]

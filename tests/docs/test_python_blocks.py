@@ -33,7 +33,7 @@ def test_allocation(reader):
 
 
 def test_packed(reader, tmp_path):
-    work = Work(tmp_path)
+    work = Work(tmp_path, "tiny_packed")
     work.run()
     quantized = reader.folder / "output/street/detr_small_ptq"
     weights = ["MODEL.WEIGHTS", work.output / "model_final.pth"]
@@ -43,7 +43,7 @@ def test_packed(reader, tmp_path):
 
 
 def test_training(reader, tmp_path):
-    work = Work(tmp_path)
+    work = Work(tmp_path, "tiny_hook")
     reader.names["cfg"] = load_config(str(work.config))
     reader.follow(python_of("docs/training.md"))
     assert "weight_norm" in (work.output / "metrics.json").read_text()
