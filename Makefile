@@ -4,7 +4,7 @@ PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo pyth
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all lint format lock zoo
+.PHONY: help setup quickstart test test-all lint format lock zoo reference docs
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -39,3 +39,10 @@ lock: setup ## Write requirements/*.txt again, keeping the versions that still f
 
 zoo: setup ## Write MODEL_ZOO.md from the entries of the model zoo
 	$(RUN) tools/make_model_zoo.py
+
+reference: setup ## Write docs/reference/config.md from the config keys
+	$(RUN) tools/make_reference.py
+
+docs: setup ## Build the site of docs/ in output/docs, without network
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "output/docs/index.html"

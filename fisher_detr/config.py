@@ -69,13 +69,18 @@ def _add_detr(cfg: CN) -> None:
     detr = cfg.MODEL.DETR = CN()
     # Number n of categories without no-object. 0: taken from the data sets.
     detr.NUM_CLASSES = 0
+    # Queries Q, each of which finds one object at most (DAB-DETR: anchors).
     detr.NUM_QUERIES = 100
     # Width d of the transformer.
     detr.HIDDEN_DIM = 256
+    # Heads of every attention; they divide HIDDEN_DIM.
     detr.NHEADS = 8
+    # Width of the hidden layer of the feed-forward networks.
     detr.DIM_FEEDFORWARD = 2048
+    # Layers of the encoder and of the decoder.
     detr.ENC_LAYERS = 6
     detr.DEC_LAYERS = 6
+    # Probability of dropout in the transformer, in training.
     detr.DROPOUT = 0.1
     # Feature map of the backbone that feeds the encoder.
     detr.IN_FEATURE = "res5"
@@ -168,6 +173,7 @@ def _add_critical(cfg: CN) -> None:
 
 def _add_quantization(cfg: CN) -> None:
     quant = cfg.QUANT = CN()
+    # Quantize MODEL.WEIGHTS as ALLOCATION says and evaluate it; with --eval-only it is quantized already.
     quant.ENABLED = False
     # Module paths (prefixes) that stay in full precision: the output heads.
     quant.SKIP_LAYERS = ("class_embed", "bbox_embed")
@@ -199,6 +205,7 @@ def _add_quantization(cfg: CN) -> None:
     quant.CALIBRATION = CN()
     # Images sampled from DATASETS.TRAIN, for activation ranges and for the Fisher information.
     quant.CALIBRATION.NUM_IMAGES = 256
+    # Seed of that sample.
     quant.CALIBRATION.SEED = 0
     _add_training(quant)
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,16 @@ def rooms_used(path: Path) -> set[str]:
 def test_every_room_is_known():
     rooms = {room_of(path) for path in LIBRARY}
     assert rooms <= DOORS.keys(), "a new room: say in house.md and here what it may use"
+
+
+def test_contributing_tells_the_same():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = {}
+    for room, doors in re.findall(r"^\| `(\w+)` \| .* \| (.*?) ?\|$", text, re.MULTILINE):
+        told[room] = set(re.findall(r"`(\w+)`", doors))
+    assert told["engine"] == {"report"} and told["files"] == set()
+    told["engine"] = told.keys() - {"files", "engine", "model_zoo", "predict", "report"}
+    assert told == {room: doors for room, doors in DOORS.items() if not room.startswith("_")}
 
 
 def test_rooms_use_their_doors():

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fisher_detr.critical import resolve_category_sets
 from fisher_detr.engine import load_config
 from tests.data.layouts import use_tree
+from tests.docs.pages import blocks
 from tests.engine.tiny_coco import make_tiny_coco, write_annotations
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets"
@@ -37,20 +38,16 @@ def test_trees_are_those_of_the_names(name, tmp_path, monkeypatch):
     assert all(s.name in groups for s in sets) or str(len(sets)) in groups
 
 
-def test_paths_exist():
-    for path in re.findall(r"\]\((\.\./[^)#]+)", README):
-        assert (FOLDER / path).exists(), path
-
-
 def test_config_for_a_set_of_ones_own(tmp_path, monkeypatch):
     """The block of the page, on top of the base that it names."""
     use_tree(monkeypatch, tmp_path)
     content = make_tiny_coco(tmp_path / "mine/images")
     for split in ("train", "val"):
         write_annotations(tmp_path / "mine", content, f"{split}.json")
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    (bases,) = re.findall(r"```\n(_BASE_: .*)\n```", README)
-    (tmp_path / "Base-mine.yaml").write_text(block)
+    page = [block.text for block in blocks(FOLDER / "README.md")]
+    (data,) = [text for text in page if text.startswith("DATASETS:\n")]
+    (bases,) = [text for text in page if text.startswith("_BASE_: ")]
+    (tmp_path / "Base-mine.yaml").write_text(data)
     (tmp_path / "model.yaml").write_text(bases.replace("../", f"{FOLDER.parent}/configs/"))
     cfg = load_config(str(tmp_path / "model.yaml"), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     assert cfg.MODEL.META_ARCHITECTURE == "DeformableDetr" and cfg.MODEL.DETR.NUM_CLASSES == 0

@@ -21,13 +21,13 @@ QUANTIZE = ["QUANT.ENABLED", "True"]
 
 
 class Work:
-    """A trained tiny DETR: its data set, its config, its output folder."""
+    """A trained tiny DETR: its data set, whose name no other one has, its config, its output folder."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, name: str = "tiny"):
         self.data = root / "data"
         self.annotations = make_tiny_coco(self.data)
         self.output = root / "output"
-        self.config = write_config(root / "tiny.yaml", self.data, self.output)
+        self.config = write_config(root / "tiny.yaml", self.data, self.output, name)
 
     def arguments(self, *words) -> list[str]:
         return ["--config-file", str(self.config), *map(str, words)]

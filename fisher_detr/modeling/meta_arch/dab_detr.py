@@ -33,7 +33,7 @@ class DabDetr(DetrBase):
         num_patterns: int,
         in_feature: str,
         temperature: float = 20.0,
-        **base,
+        **base: Any,
     ):
         """Build.
 

@@ -41,7 +41,7 @@ class DeformableDetr(DetrBase):
         num_levels: int,
         box_refinement: bool = False,
         two_stage: bool = False,
-        **base,
+        **base: Any,
     ):
         """Build.
 

@@ -23,7 +23,7 @@ class Detr(DetrBase):
     """
 
     @configurable
-    def __init__(self, *, transformer: Transformer, dim: int, num_queries: int, in_feature: str, **base):
+    def __init__(self, *, transformer: Transformer, dim: int, num_queries: int, in_feature: str, **base: Any):
         """Build.
 
         Args:

@@ -1,20 +1,18 @@
-"""What docs/qat.md says works as it says."""
+"""What the pages on quantization-aware training say works as it says."""
 
 import re
-from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from fisher_detr import add_fisher_detr_config
 from fisher_detr.engine.penalty_term import LOSS_NAME
 from fisher_detr.quantization import activation_quantizers, quantized_layers
+from tests.docs.pages import REPOSITORY, blocks
 from tests.engine import foreign
 from tests.engine.tiny_coco import make_tiny_coco
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "qat.md").read_text()
 
 
@@ -39,30 +37,10 @@ def test_every_key_has_its_line():
     }
 
 
-def test_paths_and_sections_exist():
-    for path in re.findall(r"\]\(([\w./-]+\.md)\)", PAGE):
-        assert (REPOSITORY / "docs" / path).exists(), path
-    for path in re.findall(r"(?:configs|tools)/[\w./-]+\.(?:yaml|py)", PAGE):
-        assert (REPOSITORY / path).exists(), path
-    headings = {
-        line.lstrip("# ").lower().replace(" ", "-") for line in PAGE.splitlines() if line.startswith("#")
-    }
-    assert set(re.findall(r"\(#([\w-]+)\)", PAGE)) <= headings
-
-
-@pytest.fixture
-def program(monkeypatch):
-    """The program of the page, whose main part is not run."""
-    monkeypatch.setattr(DatasetCatalog, "data", dict(DatasetCatalog.data))
-    monkeypatch.setattr(MetadataCatalog, "data", dict(MetadataCatalog.data))
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    names = {"__name__": "page", "OBSERVE_ITERS": 100}
-    exec(compile(code, "docs/qat.md", "exec"), names)
-    return names
-
-
-def test_program_trains_a_retinanet(program, tmp_path):
+def test_program_trains_a_retinanet(reader, tmp_path):
     """On a model and data that are small enough; the phases are those of the page but for their length."""
+    reader.follow(blocks(REPOSITORY / "docs" / "tutorials" / "qat_hook.md"))
+    program = reader.names
     make_tiny_coco(tmp_path / "data")
     register_coco_instances("qat_page", {}, str(tmp_path / "data/annotations.json"), str(tmp_path / "data"))
     cfg = foreign.retinanet_cfg()
