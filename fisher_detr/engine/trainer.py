@@ -174,6 +174,7 @@ class Trainer(DefaultTrainer):
             cfg.CRITICAL.SETS,
             output_dir=evaluation_folder(cfg, dataset_name),
             top_k=cfg.MODEL.DETR.TOP_K,
+            use_fast_impl=cfg.TEST.FAST_EVAL,
         )
 
 

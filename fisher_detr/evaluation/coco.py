@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def evaluate_boxes(
     category_ids: Sequence[int] | None = None,
     image_ids: Sequence[int] | None = None,
     max_dets: Sequence[int] = (1, 10, 100),
-    implementation: type[COCOeval] = COCOeval,
+    implementation: Callable[[COCO, COCO, str], COCOeval] = COCOeval,
 ) -> COCOeval:
     """Match and accumulate detections.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from detectron2.evaluation import COCOEvaluator, coco_evaluation
+from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
 from detectron2.utils.logger import log_first_n
 from pycocotools.cocoeval import COCOeval
@@ -25,6 +25,7 @@ from fisher_detr.evaluation.coco import (
     quiet,
     set_metrics,
 )
+from fisher_detr.evaluation.compiled import compiled_evaluation, detectron2_evaluates_by, require_compiled
 from fisher_detr.evaluation.record import save_record
 from fisher_detr.files import write_text
 from fisher_detr.layers import select_detections
@@ -95,11 +96,14 @@ class CriticalCategoryEvaluator(COCOEvaluator):
                 `evaluation.json`: the metrics, and what they are of.
             top_k: detections kept for each image under the transform; the model's own limit.
             max_dets_per_image: see COCOEvaluator.
-            use_fast_impl: Detectron2's compiled evaluation, where there is one. Its numbers differ slightly.
+            use_fast_impl: evaluate boxes by faster-coco-eval, which is compiled; the numbers are the same.
 
         Raises:
             ValueError: an unknown category, or a set made for another number of categories.
+            ImportError: faster-coco-eval is asked for and not installed.
         """
+        if use_fast_impl:
+            require_compiled()
         super().__init__(
             dataset_name,
             tasks,
@@ -145,7 +149,8 @@ class CriticalCategoryEvaluator(COCOEvaluator):
     ) -> None:
         """Detectron2's hook between gathering and results: adds the metrics under the transform."""
         self._image_ids = img_ids
-        super()._eval_predictions(predictions, img_ids=img_ids)
+        with detectron2_evaluates_by(self._use_fast_impl):
+            super()._eval_predictions(predictions, img_ids=img_ids)
         if "bbox" not in self._results:
             return
         if all("critical" in prediction for prediction in predictions):
@@ -208,7 +213,7 @@ class CriticalCategoryEvaluator(COCOEvaluator):
             category_ids,
             self._image_ids,
             self._max_dets_per_image,
-            coco_evaluation.COCOeval_opt if self._use_fast_impl else COCOeval,
+            compiled_evaluation if self._use_fast_impl else COCOeval,
         )
 
     def _set_ids(self, category_set: CategorySet) -> list[int]:

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.cocoeval import COCOeval
 
 from fisher_detr.data import register_from_config_strings
-from fisher_detr.evaluation import CriticalCategoryEvaluator
+from fisher_detr.evaluation import CriticalCategoryEvaluator, compiled
 from fisher_detr.layers import select_detections
 from fisher_detr.structures import CategorySet
 
@@ -277,6 +277,31 @@ def _evaluate_share(rank, name, json_file, outputs, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("found", ["much", "nothing"])
+def test_the_compiled_evaluation_has_the_same_numbers(register, found):
+    content = mixed(30)
+    for i, annotation in enumerate(content["annotations"]):
+        annotation["iscrowd"] = int(i % 7 == 0)
+        annotation["bbox"][2:] = [5 + 2.5 * i, 40]  # small and medium
+    nothing = np.zeros((0, 4), np.float32)
+    outputs = random_outputs(30) if found == "much" else [detect(nothing, nothing)] * 30
+    name, results = register(content), []
+    for is_fast in (False, True):
+        given = {"distributed": False, "use_fast_impl": is_fast}
+        evaluator = CriticalCategoryEvaluator(name, ["animal", "vehicle"], **given)
+        results.append(evaluate(evaluator, outputs)["bbox"])
+    assert results[0].keys() == results[1].keys()
+    assert results[1] == pytest.approx(results[0], abs=1e-9, nan_ok=True)
+    assert (results[0]["AP"] > 0) == (found == "much")
+
+
+def test_the_compiled_evaluation_is_asked_for_by_name(register, monkeypatch):
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+    CriticalCategoryEvaluator(register(toy()), ["cat"], distributed=False)
+    with pytest.raises(ImportError, match="needs faster-coco-eval, which is not installed: pip install"):
+        CriticalCategoryEvaluator(register(toy()), ["cat"], distributed=False, use_fast_impl=True)
+
+
 class ExactBoxes(Boxes):
     """Boxes that stay in float64: the published detections lie exactly on IoU thresholds."""
 
@@ -305,9 +330,11 @@ def published(shared_data, register):
     return name, detections
 
 
-def test_published_numbers(published):
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_published_numbers(published, is_fast):
     name, detections = published
-    evaluator = CriticalCategoryEvaluator(name, [EVERYTHING, "supercategories"], distributed=False)
+    sets = [EVERYTHING, "supercategories"]
+    evaluator = CriticalCategoryEvaluator(name, sets, distributed=False, use_fast_impl=is_fast)
     evaluator.reset()
     for image_id, (boxes, scores, classes) in detections.items():
         output = Instances((1, 1), pred_boxes=ExactBoxes(boxes), scores=scores, pred_classes=classes)

@@ -1,0 +1,200 @@
+#!/usr/bin/env python
+"""Time of the critical evaluator beside one plain pycocotools evaluation.
+
+    python -m benchmarks.bench_evaluation --output benchmarks/results/evaluation_cpu.json
+
+Random images of 80 categories with about 7 objects, 100 detections of an image overall and 100 under the
+transform for each of 12 disjoint sets, as a detector would give. The evaluator does all of it: overall and
+filtered AP, AP of every category, APcrit of all sets; the plain evaluation only the first. Reading of the
+ground truth is left out of both. The three take turns.
+"""
+
+import argparse
+import contextlib
+import copy
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.datasets import register_coco_instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tabulate import tabulate
+
+from fisher_detr.engine import environment
+from fisher_detr.evaluation import CriticalCategoryEvaluator
+from fisher_detr.evaluation.critical_evaluator import CriticalDetections
+from fisher_detr.files import write_json
+from fisher_detr.structures import CategorySet
+
+CATEGORIES, SETS, OBJECTS, DETECTIONS = 80, 12, 7, 100
+SIDE = 640
+Timed = Callable[[], dict[str, float]]
+
+
+def main() -> None:
+    """Parse the command line, time, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", help="results file (JSON)")
+    args = parser.parse_args()
+    results = measure(args.images, args.repeats)
+    print(tabulate(results["rows"], headers="keys", floatfmt=".3g"))
+    print(f"largest difference of a metric to pycocotools: {results['largest_difference']:.2g} points")
+    if args.output:
+        write_json(args.output, results)
+
+
+def measure(num_images: int, repeats: int) -> dict:
+    """Times of the three, and how far their numbers are apart."""
+    rng = np.random.default_rng(0)
+    content = ground_truth(rng, num_images)
+    detections = predictions(rng, content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "annotations.json"
+        write_json(path, content)
+        register_coco_instances("bench_evaluation", {}, str(path), folder)
+        ways: dict[str, Timed] = {"pycocotools, plain": lambda: plain(path, detections)}
+        for name, is_fast in (("evaluator on pycocotools", False), ("evaluator on faster-coco-eval", True)):
+            ways[name] = evaluator(detections, is_fast)
+        seconds, metrics = take_turns(ways, repeats)
+    middle = {name: statistics.median(found) for name, found in seconds.items()}
+    base = middle["pycocotools, plain"]
+    return {
+        "environment": environment(),
+        "images": num_images,
+        "repeats": repeats,
+        "rows": [
+            {"evaluation": name, "seconds": seconds, "times plain": seconds / base}
+            for name, seconds in middle.items()
+        ],
+        "largest_difference": largest_difference(metrics),
+    }
+
+
+def take_turns(ways: dict[str, Timed], repeats: int) -> tuple[dict[str, list[float]], dict[str, dict]]:
+    """Seconds of every turn, and the metrics of the last one."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    metrics = {}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            metrics[name] = way()
+            seconds[name].append(metrics[name].pop("seconds"))
+    return seconds, metrics
+
+
+def plain(path: Path, detections: list[dict]) -> dict[str, float]:
+    """One evaluation by pycocotools, of the overall detections."""
+    results = [dict(item) for prediction in detections for item in prediction["instances"]]  # it changes them
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        start = time.perf_counter()
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    found = {name: 100 * float(value) for name, value in zip(names, evaluation.stats[:6], strict=True)}
+    return found | {"seconds": time.perf_counter() - start}
+
+
+def evaluator(detections: list[dict], is_fast: bool) -> Timed:
+    """Everything that the critical evaluator computes of gathered predictions."""
+    parts = np.array_split(np.arange(CATEGORIES), SETS)
+    sets = [CategorySet(f"set{i}", tuple(part.tolist()), CATEGORIES) for i, part in enumerate(parts)]
+    made = CriticalCategoryEvaluator("bench_evaluation", sets, distributed=False, use_fast_impl=is_fast)
+
+    def evaluate() -> dict[str, float]:
+        made.reset()
+        made._predictions = copy.deepcopy(detections)
+        with contextlib.redirect_stdout(io.StringIO()):
+            start = time.perf_counter()
+            found = dict(made.evaluate()["bbox"])
+        return found | {"seconds": time.perf_counter() - start}
+
+    return evaluate
+
+
+def largest_difference(metrics: dict[str, dict]) -> float:
+    """Over all metrics that two of the three have, in points; NaN equals NaN."""
+    plain_metrics, slow, fast = metrics.values()
+    pairs = [(plain_metrics[name], slow[name]) for name in plain_metrics]
+    pairs += [(slow[name], fast[name]) for name in slow]
+    return float(np.nanmax([abs(a - b) for a, b in pairs]))
+
+
+def ground_truth(rng: np.random.Generator, num_images: int) -> dict:
+    """Random objects, one of fifty a crowd."""
+    annotations = []
+    for image in range(1, num_images + 1):
+        for box in random_boxes(rng, OBJECTS):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": int(rng.integers(CATEGORIES)),
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(rng.random() < 0.02),
+                }
+            )
+    sizes = {"width": SIDE, "height": SIDE}
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", **sizes} for i in range(1, num_images + 1)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": f"category {i}"} for i in range(CATEGORIES)],
+    }
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> list[list[float]]:
+    """Boxes xywh of all of COCO's sizes."""
+    sides = np.exp(rng.uniform(np.log(12), np.log(300), (count, 2)))
+    corners = rng.uniform(0, 1, (count, 2)) * (SIDE - sides)
+    return np.concatenate([corners, sides], axis=1).round(2).tolist()
+
+
+def predictions(rng: np.random.Generator, content: dict) -> list[dict]:
+    """What the evaluator has gathered of a detector that finds about half of the objects."""
+    objects: dict[int, list[dict]] = {}
+    for annotation in content["annotations"]:
+        objects.setdefault(annotation["image_id"], []).append(annotation)
+    set_of = {
+        c: i for i, part in enumerate(np.array_split(np.arange(CATEGORIES), SETS)) for c in part.tolist()
+    }
+    return [prediction(rng, image, found, set_of) for image, found in objects.items()]
+
+
+def prediction(rng: np.random.Generator, image: int, objects: list[dict], set_of: dict[int, int]) -> dict:
+    """Detections of one image: overall, and those of each set under the transform."""
+    found = [detection(rng, image, objects[i % len(objects)]) for i in range(DETECTIONS)]
+    critical = {}
+    for name in range(SETS):
+        # Under the transform a set's categories compete with "others" alone: about as many detections.
+        own = [item for item in found if set_of[item["category_id"]] == name]
+        critical[f"set{name}"] = CriticalDetections(
+            np.array([item["bbox"] for item in own]).reshape(-1, 4),
+            np.array([item["score"] for item in own]),
+            np.array([item["category_id"] for item in own], dtype=int),
+        )
+    return {"image_id": image, "instances": found, "critical": critical}
+
+
+def detection(rng: np.random.Generator, image: int, target: dict) -> dict:
+    """Near an object; of its category half of the time."""
+    box = np.array(target["bbox"]) * np.exp(rng.normal(0, 0.1, 4))
+    is_right = rng.random() < 0.5
+    return {
+        "image_id": image,
+        "category_id": target["category_id"] if is_right else int(rng.integers(CATEGORIES)),
+        "bbox": box.round(2).tolist(),
+        "score": float(rng.random()),
+    }
+
+
+if __name__ == "__main__":
+    main()
