@@ -6,9 +6,9 @@
 Random images of 80 categories with 7 objects, and 100 detections of each. The evaluator computes overall
 and filtered AP, AP of every category, and APcrit of 12 disjoint sets; the plain evaluation only the first.
 Reading of the ground truth is left out of both. The three take turns, in two cases: "shared", where the 100
-detections are those of all sets together, and "own", where each set has 75 of its own. The second is what DETR
-gives: its queries are ranked anew for every set, and most of the 100 best pairs are critical ones, however low
-they score.
+detections are those of all sets together, and "own", where each set has 75 of its own. The second is what
+DETR gives: its queries are ranked anew for every set, and most of the 100 best pairs are critical ones,
+however low they score.
 """
 
 import argparse
@@ -179,6 +179,7 @@ def predictions(content: dict, own: int) -> list[dict]:
     objects: dict[int, list[dict]] = {}
     for annotation in content["annotations"]:
         objects.setdefault(annotation["image_id"], []).append(annotation)
+    parts = np.array_split(np.arange(CATEGORIES), SETS)
     return [prediction(rng, image, found, parts, own) for image, found in objects.items()]
 
 
