@@ -12,6 +12,7 @@ from fisher_detr.engine.compare import (
 )
 from fisher_detr.engine.config_merge import setting_differences
 from fisher_detr.engine.console import ProgressBar
+from fisher_detr.engine.coverage import model_coverage
 from fisher_detr.engine.defaults import (
     device_type,
     fit_device,
@@ -28,7 +29,6 @@ from fisher_detr.engine.kept_results import KeptResults
 from fisher_detr.engine.known_categories import known_categories
 from fisher_detr.engine.landscape import LandscapeSettings, measure_landscape
 from fisher_detr.engine.micro_batches import MicroBatchTrainer
-from fisher_detr.engine.model_coverage import model_coverage
 from fisher_detr.engine.planning import explain_curve, explain_plan
 from fisher_detr.engine.portable_config import portable_config
 from fisher_detr.engine.post_training import PostTrainingQuantizer

@@ -15,8 +15,8 @@ from torch import nn
 import fisher_detr
 from fisher_detr.checkpoint import local_path
 from fisher_detr.data import DetrDatasetMapper
+from fisher_detr.engine.coverage import model_coverage, traced_coverage
 from fisher_detr.engine.environment import environment
-from fisher_detr.engine.model_coverage import model_coverage, traced_coverage
 from fisher_detr.files import sha256_of, write_json
 from fisher_detr.layers import in_eval_mode
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, pareto
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.calibration_images import calibration_images
+from fisher_detr.engine.coverage import traced_coverage
 from fisher_detr.engine.distributed import from_main
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.insertion import float_model_for_quantization, insert_quantizers
-from fisher_detr.engine.model_coverage import traced_coverage
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.engine.table_origin import check_origin, configured_sets, provenance_of
 from fisher_detr.fisher import OVERALL, ErrorFn, LayerError

@@ -13,7 +13,15 @@ from fisher_detr.checkpoint import convert_official_file, restore_official_file
 from fisher_detr.data.cityscapes import prepare_cityscapes
 from fisher_detr.data.coco_panoptic import prepare_coco_panoptic
 from fisher_detr.data.street import make_dataset
-from fisher_detr.engine import ArmResult, KeptResults, explain_curve, load_config
+from fisher_detr.engine import (
+    ArmResult,
+    KeptResults,
+    LandscapeSettings,
+    explain_curve,
+    load_config,
+    measure_landscape,
+    measure_traces,
+)
 from fisher_detr.model_zoo import read_studies
 from fisher_detr.quantization import load_packed, save_packed
 from fisher_detr.structures import BitAllocation
@@ -28,6 +36,10 @@ SECTIONS = sections()
 
 def load(path):
     return json.loads(path.read_text())
+
+
+def as_json(content):
+    return json.loads(json.dumps(content))
 
 
 def check(heading, *files):
@@ -68,7 +80,7 @@ def test_sensitivity(work):
 
 def test_allocation(work, tmp_path):
     cfg = load_config(str(work.config), [str(word) for word in work.settings])
-    explain_curve(cfg, 2, tmp_path / "curve.json")
+    explain_curve(cfg, 2, tmp_path / "curve.json", measured=1)
     uniform = tmp_path / "uniform"
     work.run(*work.settings, "ALLOCATION.ARM", "uniform", "OUTPUT_DIR", uniform)
     plans = [work.quantized / "allocation.json", uniform / "allocation.json"]
@@ -77,6 +89,20 @@ def test_allocation(work, tmp_path):
 
 def test_coverage(work):
     check("Coverage", load(work.quantized / "coverage.json"))
+
+
+def test_evaluation(work):
+    (folder,) = work.quantized.glob("inference/*")
+    check("Evaluation", load(folder / "evaluation.json"))
+    check("Provenance", load(folder / "provenance.json"))
+
+
+def test_traces_and_landscape(work):
+    weights = ["MODEL.WEIGHTS", work.output / "model_final.pth", "OUTPUT_DIR", work.quantized]
+    cfg = load_config(str(work.config), [str(word) for word in weights])
+    check("Traces", as_json(measure_traces(cfg)))
+    few = LandscapeSettings(num_images=2, points=1, directions=2, plane_points=1)
+    check("Landscape", as_json(measure_landscape({"full": cfg}, few)))
 
 
 def test_validation(work):
