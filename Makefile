@@ -4,7 +4,7 @@ PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo pyth
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all lint format lock zoo reference docs
+.PHONY: help setup quickstart test test-all lint format lock zoo reference docs bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -39,6 +39,9 @@ lock: setup ## Write requirements/*.txt again, keeping the versions that still f
 
 zoo: setup ## Write MODEL_ZOO.md from the entries of the model zoo
 	$(RUN) tools/make_model_zoo.py
+
+bench: setup ## Time everything, about two hours on 2 idle cores; then write benchmarks/README.md
+	$(RUN) -m benchmarks.all
 
 reference: setup ## Write docs/reference/config.md from the config keys
 	$(RUN) tools/make_reference.py

@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check = parser.parse_args(arguments).check
     try:
         unmeasured = [x for x in PAPER_TABLES.values() if not (STUDIES / x.results_file).exists()]
-        text = render_page(entries(), read_studies(STUDIES), unmeasured)
+        studies = [study for study in read_studies(STUDIES) if not study.is_benchmark]
+        text = render_page(entries(), studies, unmeasured)
     except ValueError as error:
         sys.exit(f"make_model_zoo: {error}")
     if not check:

@@ -10,7 +10,7 @@ from fisher_detr.model_zoo.catalog import (
     weights_path,
     write_entry,
 )
-from fisher_detr.model_zoo.page import render_page
+from fisher_detr.model_zoo.page import markdown_table, render_page, render_study
 from fisher_detr.model_zoo.paper import BITS as PAPER_BITS
 from fisher_detr.model_zoo.paper import MODELS as PAPER_MODELS
 from fisher_detr.model_zoo.paper import NOT_MEASURED, PaperModel, PaperTable
@@ -47,11 +47,13 @@ __all__ = [
     "get_config",
     "hashed_name",
     "list",
+    "markdown_table",
     "publish",
     "read_run",
     "read_studies",
     "reproduce",
     "render_page",
+    "render_study",
     "weights_path",
     "write_entry",
 ]

@@ -62,7 +62,7 @@ def render_page(
         groups.setdefault(f"{entry.data_set} {entry.split}", []).append(entry)
     titles = sorted(groups, key=lambda title: (all(entry.quoted for entry in groups[title]), title))
     sections = [_render_group(title, groups[title]) for title in titles]
-    return "\n".join([_INTRODUCTION, *sections, *_render_paper(unmeasured), *map(_render_study, studies)])
+    return "\n".join([_INTRODUCTION, *sections, *_render_paper(unmeasured), *map(render_study, studies)])
 
 
 def _order(entry: ZooEntry) -> tuple:
@@ -98,13 +98,13 @@ def _main_table(entries: list[ZooEntry], metrics: list[str]) -> str:
     columns |= {name: [_value(entry, name) for entry in entries] for name in metrics}
     columns["origin"] = ["quoted" if entry.quoted else "measured" for entry in entries]
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-    return _table(list(columns), list(zip(*columns.values(), strict=True)))
+    return markdown_table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def _metric_table(entries: list[ZooEntry], metrics: list[str]) -> str:
     """Metrics of the entries that have any of them."""
     rows = [[f"`{entry.name}`", *(_value(entry, name) for name in metrics)] for entry in entries]
-    return _table(["name", *metrics], [row for row in rows if any(row[1:])])
+    return markdown_table(["name", *metrics], [row for row in rows if any(row[1:])])
 
 
 def _value(entry: ZooEntry, metric: str) -> str:
@@ -183,17 +183,18 @@ def _render_paper(tables: Sequence[PaperTable]) -> list[str]:
         empty = table.unmeasured()
         rows = [[str(cell) for cell in row] for row in empty.rows]
         command = f"python tools/reproduce.py {table.name} --checkpoints checkpoints"
-        parts += [f"### {table.title}\n", _code(command), _table(empty.columns, rows)]
+        parts += [f"### {table.title}\n", _code(command), markdown_table(empty.columns, rows)]
     return parts
 
 
-def _render_study(study: Study) -> str:
+def render_study(study: Study) -> str:
+    """A section of its own: text, command, where it was measured, tables."""
     environment = "; ".join(f"{name} {value}" for name, value in study.environment.items())
     parts = [f"## {study.title}\n", *(f"{paragraph}\n" for paragraph in study.text)]
     parts += [_code(study.command), f"Measured with {environment}.\n"]
     for table in study.tables:
         rows = [[_number_or_text(cell) for cell in row] for row in table.rows]
-        parts += [f"**{table.caption}**\n", _table(table.columns, rows)]
+        parts += [f"**{table.caption}**\n", markdown_table(table.columns, rows)]
     return "\n".join(parts)
 
 
@@ -203,7 +204,7 @@ def _number_or_text(cell: Any) -> str:
     return f"{cell:.2f}" if isinstance(cell, float) else f"{cell:,}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; columns of numbers are aligned to the right."""
     lines = [[_escape(cell) for cell in row] for row in (columns, *rows)]
     rules = ["---:" if _is_numeric([row[k] for row in rows]) else "---" for k in range(len(columns))]

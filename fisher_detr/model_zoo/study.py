@@ -53,6 +53,11 @@ class Study:
     environment: dict[str, str]
     tables: list[Table]
 
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether it is of speed and memory (`make bench`), which benchmarks/README.md shows."""
+        return self.command.startswith("python -m benchmarks.bench_")
+
     def __post_init__(self):
         if absent := sorted({"torch", "device"} - set(self.environment)):
             raise ValueError(f"environment lacks {', '.join(absent)}: say where it was measured")
