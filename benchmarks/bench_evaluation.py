@@ -59,11 +59,11 @@ def main() -> None:
 def describe(args: argparse.Namespace, rows: list[list], difference: float) -> dict:
     """What the results file holds."""
     text = [
-        f"{CATEGORIES} categories, {DETECTIONS} detections of an image, {SETS} disjoint critical sets; medians "
-        f"of {args.repeats} turns. Shared: {args.images:,} images, detections of a set are those of the overall "
-        f"ones that are of its categories. Own: {args.images // PART:,} images, each set has {CASES['own']} "
-        "detections of its own, as DETR gives. Aimed for, times the plain evaluation: 2.2 on pycocotools, 0.5 "
-        "compiled.",
+        f"{CATEGORIES} categories, {DETECTIONS} detections of an image, {SETS} disjoint critical sets; "
+        f"medians of {args.repeats} turns. Shared: {args.images:,} images, detections of a set are those of "
+        f"the overall ones that are of its categories. Own: {args.images // PART:,} images, each set has "
+        f"{CASES['own']} detections of its own, as DETR gives. Aimed for, times the plain evaluation: 2.2 on "
+        "pycocotools, 0.5 compiled.",
         f"Largest difference of a metric to pycocotools: {difference:.1g} points.",
     ]
     table = {"caption": "Seconds of an evaluation", "columns": COLUMNS, "rows": rows}

@@ -9,7 +9,7 @@ activations 8 bits, scales learned (LSQ). Times are means over whole intervals. 
 process of its own; its peak memory is the resident one (on a GPU: torch's peak). On a CPU much depends on
 whether memory goes back to the system in between: measure another allocator too.
 
-    MALLOC_CONF=dirty_decay_ms:10000,muzzy_decay_ms:0 python -m benchmarks.bench_qat \
+    MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1 python -m benchmarks.bench_qat \
         --preload libjemalloc.so.2 --output benchmarks/results/qat_jemalloc.json
 """
 
