@@ -140,8 +140,8 @@ def describe(rounds: int, turns: dict[Point, list[dict]]) -> dict:
     base = Point()
     text = (
         f"DETR on a ResNet-50, 7 widths, two objectives; {base.images} images of {base.size} x {base.size}, "
-        f"{base.queries} queries, {base.layers} layers of encoder and decoder but for what is varied; medians "
-        f"of {rounds} turns."
+        f"{base.queries} queries, {base.layers} layers of encoder and decoder but for what is varied; "
+        f"medians of {rounds} turns."
     )
     columns = ["varied", "value", "seconds", "memory (GiB)"]
     tables = [
