@@ -26,7 +26,7 @@ def main() -> None:
         cfg = load_config(args.config_file, args.opts)
         start_logging(cfg.OUTPUT_DIR)
         print(explain_curve(cfg, args.points, args.pareto) if args.pareto else explain_plan(cfg))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, KeyError, OSError) as error:
         sys.exit(f"allocate: {error}")
 
 

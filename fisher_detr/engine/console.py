@@ -1,4 +1,4 @@
-"""What a training tells: a progress bar on a terminal, and the writers of its scalars."""
+"""What a run tells: its log, a progress bar on a terminal, and the writers of its scalars."""
 
 import contextlib
 import importlib.util
@@ -13,6 +13,8 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from fisher_detr.files import cannot_write
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,35 @@ class ProgressBar(HookBase):
         """Leave the line as it is, and the terminal to others."""
         self._shown.close()
         self._bar = None
+
+
+class LogFile(logging.FileHandler):
+    """`log.txt` in a folder. A disk that is full takes no more of it, and does not end the run by that."""
+
+    def __init__(self, folder: str, rank: int):
+        """Open the file of a rank to append to it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        name = os.path.join(folder, f"log.txt.rank{rank}" if rank else "log.txt")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            super().__init__(name, encoding="utf-8")
+        except OSError as error:
+            raise OSError(cannot_write(name, error)) from error
+        self.setFormatter(
+            logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
+        )
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say once that there is no room, where logging would print a trace for every line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self.level <= logging.CRITICAL:
+            self.setLevel(logging.CRITICAL + 1)
+            sys.stderr.write(f"{cannot_write(self.baseFilename, error)}; the log goes on without it\n")
 
 
 def build_writers(output_dir: str, max_iter: int) -> list[EventWriter]:

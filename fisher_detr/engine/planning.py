@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from fisher_detr.allocation import format_plan
-from fisher_detr.engine.commands import load_float
+from fisher_detr.engine.commands import load_float, sole_writer
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.quantization_run import take_or_estimate
 from fisher_detr.files import write_json
@@ -19,11 +19,12 @@ def explain_plan(cfg: CfgNode) -> str:
 
     It is left in `allocation.json` in OUTPUT_DIR, computed sensitivities in `sensitivity.json`.
     """
-    quantizer, arm = _prepare(cfg)
-    plan = quantizer.allocate(arm, cfg.ALLOCATION.AVERAGE_BITS)
-    if comm.is_main_process():
-        plan.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
-    quantizer.estimator_of(arm).discard_partial()
+    with sole_writer(cfg):
+        quantizer, arm = _prepare(cfg)
+        plan = quantizer.allocate(arm, cfg.ALLOCATION.AVERAGE_BITS)
+        if comm.is_main_process():
+            plan.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
+        quantizer.estimator_of(arm).discard_partial()
     return format_plan(plan)
 
 
@@ -38,10 +39,13 @@ def explain_curve(cfg: CfgNode, points: int, path: str | os.PathLike) -> str:
     Raises:
         ValueError: the arm is uniform, which predicts nothing.
     """
-    quantizer, arm = _prepare(cfg)
-    if arm is Arm.UNIFORM:
-        raise ValueError("ALLOCATION.ARM uniform predicts no cost: take fisher_overall or fisher_critical")
-    plans = quantizer.pareto(arm, points)
+    with sole_writer(cfg):
+        quantizer, arm = _prepare(cfg)
+        if arm is Arm.UNIFORM:
+            raise ValueError(
+                "ALLOCATION.ARM uniform predicts no cost: take fisher_overall or fisher_critical"
+            )
+        plans = quantizer.pareto(arm, points)
     if comm.is_main_process():
         write_json(path, [dataclasses.asdict(plan) for plan in plans])
     return "\n".join([f"{'bytes':>12}  bits    cost", *map(_line, plans)])
