@@ -1,0 +1,3 @@
+"""The trained model that the tests of the driver have."""
+
+from tests.tools.conftest import output, trained  # noqa: F401
