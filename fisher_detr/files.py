@@ -117,10 +117,15 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
         raise ValueError(f"{what} {path} is not valid JSON ({error}): make it again or repair it") from None
 
 
-def write_sealed(path: str | os.PathLike, content: bytes) -> None:
+def write_sealed(path: str | os.PathLike, content: bytes, durable: bool = True) -> None:
     """Write what safetensors has serialised, atomically, with a checksum of all of it in its metadata.
 
     Safetensors itself has none: flipped bits would be other numbers.
+
+    Args:
+        path: as for `write_atomically`.
+        content: a safetensors file.
+        durable: as for `write_atomically`.
     """
     start = 8 + int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8:start]), memoryview(content)[start:]
@@ -128,7 +133,8 @@ def write_sealed(path: str | os.PathLike, content: bytes) -> None:
     metadata[_CHECKSUM] = _seal(header, zlib.crc32(data))
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    write_atomically(path, lambda file: file.writelines([len(text).to_bytes(8, "little"), text, data]))
+    parts = [len(text).to_bytes(8, "little"), text, data]
+    write_atomically(path, lambda file: file.writelines(parts), durable)
 
 
 def check_sealed(path: str | os.PathLike) -> dict[str, str]:

@@ -30,9 +30,9 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
         _check_sums(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # damaged bytes raise whatever they happen to ask for
+        if isinstance(error, OSError) and error.filename:  # the file, not what is in it
+            raise
         raise ValueError(
             f"cannot read checkpoint {path} ({_reason(error)}): fetch or make it again"
         ) from error

@@ -97,7 +97,11 @@ class LogFile(logging.FileHandler):
 
 
 class FileWriter(EventWriter):
-    """Another writer, of whose file the error says what it is and what to do."""
+    """Another writer, of whose file the error says what it is and what to do.
+
+    Attributes:
+        writer: the other one.
+    """
 
     def __init__(self, path: str, build: Callable[[], EventWriter]):
         """Build the other writer.
@@ -105,19 +109,19 @@ class FileWriter(EventWriter):
         Raises:
             OSError: the file cannot be written.
         """
-        self._path, self._writer = path, None
+        self._path, self.writer = path, None
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        self._writer = self._told(build)
+        self.writer = self._told(build)
 
     def write(self) -> None:
         """Write the newest scalars."""
-        self._told(self._writer.write)
+        self._told(self.writer.write)
 
     def close(self) -> None:
         """Close the file; what did not fit was told before."""
-        if self._writer:
+        if self.writer:
             with contextlib.suppress(OSError):
-                self._writer.close()
+                self.writer.close()
 
     def _told(self, act: Callable[[], Any]) -> Any:
         try:
