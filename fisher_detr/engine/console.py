@@ -79,7 +79,7 @@ class LogFile(logging.FileHandler):
         name = os.path.join(folder, f"log.txt.rank{rank}" if rank else "log.txt")
         try:
             os.makedirs(folder, exist_ok=True)
-            super().__init__(name, encoding="utf-8")
+            super().__init__(name, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise OSError(cannot_write(name, error)) from error
         self.setFormatter(
