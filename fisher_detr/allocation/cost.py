@@ -53,7 +53,8 @@ class Costs:
             is_finite = np.isfinite(self.objectives.max(axis=-1).sum(axis=-1)).all()
         if not is_finite and all(weight < float("inf") for weight in self.weights):
             raise ValueError(
-                f"cost up to {self.values.max():g}: a sum over the layers is beyond all numbers, use another unit"
+                f"cost up to {self.values.max():g}: a sum over the layers is beyond all numbers, use another "
+                "unit"
             )
         if not all(0.0 <= weight < float("inf") for weight in self.weights) or not any(self.weights):
             raise ValueError(

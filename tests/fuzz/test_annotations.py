@@ -132,5 +132,33 @@ def test_boxes_that_are_no_numbers(tmp_path, box):
     assert read(tmp_path / "annotations.json", content)
 
 
+OTHER_ENTRIES = {
+    "no id": ("categories", {"id": None}),
+    "ids of two kinds": ("categories", {"id": "9"}),
+    "a name that is no text": ("categories", {"name": 3}),
+    "a file that is no text": ("images", {"file_name": 7}),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_ENTRIES)
+def test_entries_of_a_registered_file(tmp_path, case):
+    section, change = OTHER_ENTRIES[case]
+    content = json.loads(json.dumps(SOUND))
+    content[section][0].update(change)
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    register_coco_instances("other", {}, str(path), str(tmp_path))
+    try:
+        with pytest.raises(
+            ValueError, match=f"annotation file {path} is not COCO: expected a list '{section}'"
+        ):
+            check_dataset("other")
+    finally:
+        DatasetCatalog.remove("other")
+        MetadataCatalog.remove("other")
+
+
 def test_nothing_is_written_into_the_repository():
     assert not os.path.exists(".hypothesis")

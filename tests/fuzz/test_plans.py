@@ -101,6 +101,22 @@ def test_any_budget(budget):
         assert plan.size_bytes <= budget
 
 
+@pytest.mark.parametrize("budget", [10**400, -(10**400), 2**70, float("nan")])
+def test_budgets_beyond_all_numbers(budget):
+    layers = [LayerInfo("a", 1001, 3)]
+    if budget == 2**70:
+        assert allocate(np.ones((1, 2)), layers, (2, 4), budget).bits == {"a": 4}
+        return
+    with pytest.raises(ValueError, match="budget has the limit .*: expected a finite number of bytes"):
+        allocate(np.ones((1, 2)), layers, (2, 4), budget)
+
+
+def test_costs_whose_sum_is_beyond_all_numbers():
+    layers = [LayerInfo("a", 1001, 3), LayerInfo("b", 10, 1)]
+    with pytest.raises(ValueError, match=r"cost up to 1e\+308: a sum over the layers is beyond all numbers"):
+        allocate(np.full((2, 2), 1e308), layers, (2, 4), 400)
+
+
 @given(arrays(np.float64, (2, 2), elements=st.floats()))
 def test_any_cost(cost):
     layers = [LayerInfo("a", 1001, 3), LayerInfo("b", 10, 1)]
@@ -234,3 +250,23 @@ def test_tables_with_other_stories(story):
         check_origin(types.SimpleNamespace(meta=story), ORIGIN)
     except ValueError as error:
         one_line(error, "the sensitivity table")
+
+
+@pytest.mark.parametrize(
+    "story", [{"sensitivity": [1]}, {"layers": [3]}, {"gap": "small"}, {"constraints": {"a": 1}}]
+)
+def test_a_plan_with_a_broken_story(tmp_path, story):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(PLAN | {"meta": story}))
+    with pytest.raises(
+        ValueError, match=rf"allocation file {path} is broken \(its meta: .*\): make it again"
+    ):
+        _stored_allocation(path, Arm.UNIFORM, types.SimpleNamespace(sets={}, layers=()))
+
+
+@pytest.mark.parametrize("story", [{"settings": 3}, {"critical_set": "person"}])
+def test_a_table_with_a_broken_story(story):
+    with pytest.raises(
+        ValueError, match="the sensitivity table does not tell where it is from: compute it again"
+    ):
+        check_origin(types.SimpleNamespace(meta=story), ORIGIN)
