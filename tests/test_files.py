@@ -1,5 +1,6 @@
 """Files that a reader never sees half of."""
 
+import errno
 import json
 import os
 import stat
@@ -171,6 +172,19 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
         only_writer(tmp_path / "file/a"),
     ):
         pass
+
+
+def test_what_torch_says_of_a_full_disk(tmp_path):
+    """The error of the system is behind it, and the buffer may be empty when the file is closed."""
+
+    def write(_file):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+
+    with pytest.raises(OSError, match=r"cannot write .*file \(No space left on device\): make room there"):
+        write_atomically(tmp_path / "file", write)
 
 
 def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):

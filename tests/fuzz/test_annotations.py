@@ -42,6 +42,8 @@ def check(data, content, dropped):
     names = {category["id"]: category["name"] for category in content["categories"]}
     assert set(data.image_ids) == images.keys() and len(data.image_ids) == len(content["images"])
     assert dict(zip(data.category_ids, data.category_names, strict=True)) == names
+    for ids in (data.image_ids, data.category_ids):  # numbers before text
+        assert list(ids) == sorted(ids, key=lambda id_: (isinstance(id_, str), id_))
     kept = sorted(data.positions.tolist())
     assert kept == sorted(set(kept)) and (dropped or kept == list(range(len(content["annotations"]))))
     for row, position in enumerate(data.positions):
