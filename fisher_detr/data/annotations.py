@@ -126,7 +126,8 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
         The clipped boxes, xywh `[N, 4]`, and for each the problem as text, "" where there is none, `[N]`.
     """
     limits = sizes[:, ::-1]
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite ends are outside the image
+        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     clipped_low, clipped_high = np.clip(low, 0, limits), np.clip(high, 0, limits)
     sides = clipped_high - clipped_low
     problems = np.select(

@@ -1,4 +1,8 @@
-"""The one profile of all fuzzing: the same examples at every run, and nothing written into the repository."""
+"""The one profile of all fuzzing: nothing left to chance, and nothing written into the repository.
+
+Hypothesis also tries the constants of the modules that are loaded: other examples may come where tests run
+together with others.
+"""
 
 import atexit
 import shutil

@@ -127,6 +127,14 @@ def test_sizes_that_are_no_pixels(tmp_path, side):
     assert "expected whole pixels above 0" in read(tmp_path / "annotations.json", content)
 
 
+@pytest.mark.parametrize("box", [[0.0, 1e308, 0.0, 1e308], [1e308, 0.0, 1e308, 1.0], [0, 0, float("inf"), 1]])
+def test_boxes_whose_ends_are_beyond_all_numbers(tmp_path, box):
+    """Refused without a warning of NumPy's on the way."""
+    content = json.loads(json.dumps(SOUND))
+    content["annotations"][0]["bbox"] = box
+    assert read(tmp_path / "annotations.json", content)
+
+
 @pytest.mark.parametrize("box", [[10**400, 1, 2, 3], [True, 1, 2, 3]])
 def test_boxes_that_are_no_numbers(tmp_path, box):
     content = json.loads(json.dumps(SOUND))

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,11 +24,11 @@ QUANTIZE = ["QUANT.ENABLED", "True"]
 class Work:
     """A trained tiny DETR: its data set, its config, its output folder."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, name: str = "tiny"):
         self.data = root / "data"
         self.annotations = make_tiny_coco(self.data)
         self.output = root / "output"
-        self.config = write_config(root / "tiny.yaml", self.data, self.output)
+        self.config = write_config(root / "tiny.yaml", self.data, self.output, name)
 
     def arguments(self, *words) -> list[str]:
         return ["--config-file", str(self.config), *map(str, words)]
@@ -46,6 +47,18 @@ class Work:
         assert message.startswith("train_net: ")
         assert "\n" not in message
         return message
+
+
+def train(root: Path, name: str = "tiny") -> Work:
+    """Four iterations, by the command itself; in one process two folders need two names of data sets."""
+    work = Work(root, name)
+    done = subprocess.run(
+        command(*work.arguments()), env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stdout + done.stderr
+    work.printed = done.stdout
+    return work
 
 
 def command(*words) -> list[str]:
