@@ -80,6 +80,13 @@ def parse_annotations(content: Any, path: str | os.PathLike, drop_bad_boxes: boo
         path: of the file, for errors.
         drop_bad_boxes: see `read_annotations`.
     """
+    try:
+        return _parse(content, path, drop_bad_boxes)
+    except ValueError as error:  # a name in the file may be of several lines
+        raise ValueError(" ".join(str(error).splitlines())) from None
+
+
+def _parse(content: Any, path: str | os.PathLike, drop_bad_boxes: bool) -> CocoAnnotations:
     _check_structure(content, path)
     categories = sorted(content["categories"], key=lambda category: _sort_key(category["id"]))
     images = sorted(content["images"], key=lambda image: _sort_key(image["id"]))

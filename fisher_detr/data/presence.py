@@ -69,7 +69,8 @@ def check_images(name: str, image_root: str, file_names: Iterable[str], remedy: 
 
 def describe_missing(missing: list[str], file_names: list[str], image_root: str | os.PathLike) -> str:
     """How many images are missing, and the first of them, in words."""
-    return f"{len(missing)} of {len(file_names)} images are missing in {image_root} (first: {missing[0]})"
+    first = " ".join(missing[0].splitlines())
+    return f"{len(missing)} of {len(file_names)} images are missing in {image_root} (first: {first})"
 
 
 def missing_files(root: str | os.PathLike, names: Iterable[str]) -> list[str]:

@@ -45,7 +45,7 @@ def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] =
     settings += zip(overrides[::2], overrides[1::2], strict=True)
     mistakes = [mistake for key, value in settings if (mistake := _set(cfg, key, value))]
     if mistakes:
-        raise ValueError("config: " + "; ".join(mistakes))
+        raise ValueError("config: " + " ".join("; ".join(mistakes).splitlines()))  # a key may be any text
 
 
 def _of_zoo(config_file: str) -> str:

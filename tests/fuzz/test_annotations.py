@@ -170,5 +170,12 @@ def test_entries_of_a_registered_file(tmp_path, case):
         MetadataCatalog.remove("other")
 
 
+def test_names_of_several_lines(tmp_path):
+    content = json.loads(json.dumps(SOUND))
+    content["images"][0]["file_name"] = "a\nb.png"
+    content["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    assert "(a b.png, 200 x 100)" in read(tmp_path / "annotations.json", content)
+
+
 def test_nothing_is_written_into_the_repository():
     assert not os.path.exists(".hypothesis")

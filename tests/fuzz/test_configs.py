@@ -160,6 +160,12 @@ def test_any_yaml(tmp_path, content):
     merged(path)
 
 
+def test_a_key_of_several_lines():
+    with pytest.raises(ValueError, match="config: unknown key A B") as error:
+        merge_config(copy.deepcopy(default()), "", ["A\nB", 1])
+    one_line(error.value)
+
+
 def test_damaged_yaml(tmp_path):
     path = tmp_path / "damaged.yaml"
     sound = yaml.safe_dump(
