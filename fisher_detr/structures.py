@@ -5,7 +5,9 @@ category names -> CategorySet; layer statistics -> SensitivityTable -> BitAlloca
 
 import dataclasses
 import enum
+import numbers
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -193,9 +195,11 @@ class LayerInfo:
     num_scales: int
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise ValueError(f"layer {self.name!r}: expected text as its name")
         for field in ("numel", "num_scales"):
             count = getattr(self, field)
-            if not isinstance(count, int) or count < 1:
+            if not _is_count(count) or count < 1:
                 raise ValueError(f"layer {self.name!r} has {field} {count!r}: expected 1 or more")
 
     def size_bytes(self, bits: int) -> int:
@@ -233,6 +237,7 @@ class SensitivityTable:
     def __post_init__(self):
         check_layers(self.layers)
         check_widths(self.widths)
+        _check_meta(self.meta)
         if not self.terms or set(self.terms) != set(self.traces):
             raise ValueError(
                 f"terms {sorted(self.terms)}, traces {sorted(self.traces)}: expected the same names"
@@ -285,7 +290,7 @@ class SensitivityTable:
             for field in _ARRAYS:
                 content[field] = {name: np.array(v, dtype=np.float64) for name, v in content[field].items()}
             return cls(**content)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"sensitivity file {path} is broken ({error}): compute it again") from None
 
 
@@ -308,11 +313,19 @@ class BitAllocation:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.bits:
+        if not isinstance(self.bits, Mapping) or not self.bits:
             raise ValueError("an allocation of no layers: at least one layer must have a width")
         for name, bits in self.bits.items():
             if not _is_width(bits):
                 raise ValueError(f"layer {name!r} has width {bits!r}: expected {MIN_BITS} to {MAX_BITS} bits")
+        if not (_is_count(self.size_bytes) and _is_count(self.budget_bytes)):
+            raise ValueError(
+                f"a plan of {self.size_bytes!r} bytes, its budget of {self.budget_bytes!r}: expected whole "
+                "numbers"
+            )
+        if not (self.cost is None or _is_cost(self.cost)):
+            raise ValueError(f"a plan that costs {self.cost!r}: expected a finite number, or none")
+        _check_meta(self.meta)
         if self.size_bytes > self.budget_bytes:
             raise ValueError(f"a plan of {self.size_bytes} bytes exceeds its budget of {self.budget_bytes}")
 
@@ -355,6 +368,20 @@ _ARRAYS = ("terms", "traces", "standard_errors", "linear")
 
 def _is_width(bits: Any) -> bool:
     return isinstance(bits, int) and not isinstance(bits, bool) and MIN_BITS <= bits <= MAX_BITS
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_cost(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
+
+
+def _check_meta(meta: Any) -> None:
+    if not isinstance(meta, Mapping):
+        raise ValueError(f"its meta are {meta!r}: expected values by name")
 
 
 def _check_array(what: str, values: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -101,6 +101,8 @@ def test_files_that_are_none(cls, table, allocation, tmp_path):
         ({"terms": {"overall": [["x"] * 3] * 2}, "traces": {"overall": [1, 1]}}, "could not convert"),
         ({"terms": {"overall": [[None] * 3] * 2}, "traces": {"overall": [1, 1]}}, "not finite"),
         ({"linear": {"overall": [1]}}, "linear 'overall' has shape"),
+        ({"terms": {"overall": 10**400}, "traces": {"overall": [1, 1]}}, "too large"),
+        ({"meta": None}, "its meta are None"),
     ],
 )
 def test_broken_tables(table, tmp_path, changes, message):
@@ -117,10 +119,14 @@ def test_broken_tables(table, tmp_path, changes, message):
         ({"bits": {"a": 9}}, "'a' has width 9: expected 2 to 8"),
         ({"bits": {"a": 3.5}}, "'a' has width 3.5"),
         ({"bits": {"a": True}}, "'a' has width True"),
-        ({"bits": [4]}, "items"),
+        ({"bits": [4]}, "of no layers"),
         ({"bits": {}}, "of no layers"),
         ({"size_bytes": 121}, "121 bytes exceeds its budget of 120"),
-        ({"size_bytes": "121"}, "not supported"),
+        ({"size_bytes": "121"}, "'121' bytes, its budget of 120: expected whole numbers"),
+        ({"budget_bytes": 1e9}, "expected whole numbers"),
+        ({"cost": float("nan")}, "costs nan: expected a finite number, or none"),
+        ({"cost": "0.5"}, "costs '0.5'"),
+        ({"meta": []}, r"its meta are \[\]: expected values by name"),
     ],
 )
 def test_broken_allocations(allocation, tmp_path, changes, message):

@@ -30,7 +30,7 @@ def main() -> None:
             print(explain_curve(cfg, args.points, args.pareto, args.measure))
         else:
             print(explain_plan(cfg))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, KeyError, OSError) as error:
         sys.exit(f"allocate: {error}")
 
 

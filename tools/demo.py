@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         pairs = plan(args.inputs, Path(args.output))
         draw = drawer(args)
-        failed = [line for source, target in tqdm(pairs) if (line := process(source, target, draw))]
+        with tqdm(pairs) as bar:  # ended before an error is told
+            failed = [line for source, target in bar if (line := process(source, target, draw))]
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"demo: {error}")
     print(f"{len(pairs) - len(failed)} of {len(pairs)} files are drawn in {args.output}")

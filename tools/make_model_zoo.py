@@ -27,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         unmeasured = [x for x in PAPER_TABLES.values() if not (STUDIES / x.results_file).exists()]
         studies = [study for study in read_studies(STUDIES) if not study.is_benchmark]
         text = render_page(entries(), studies, unmeasured)
-    except ValueError as error:
+        if not check:
+            write_text(PAGE, text)
+    except (ValueError, OSError) as error:
         sys.exit(f"make_model_zoo: {error}")
-    if not check:
-        write_text(PAGE, text)
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+    if check and (not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text):
         sys.exit(f"make_model_zoo: {PAGE.name} differs from the entries and studies: run `make zoo`")
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         )
         found = measure_landscape(models, settings)
         write_json(args.output, found)
-    except (ValueError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
         sys.exit(f"measure_landscape: {error}")
     for model in found["models"]:
         for objective, sharpness in model["sharpness"].items():

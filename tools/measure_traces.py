@@ -25,7 +25,7 @@ def main() -> None:
         start_logging(cfg.OUTPUT_DIR)
         found = measure_traces(cfg)
         write_json(args.output, found)
-    except (ValueError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
         sys.exit(f"measure_traces: {error}")
     for objective in sorted(found["objectives"], key=lambda x: -x["trace"]):
         print(f"{objective['kind']:8}  {objective['name']:24}  {objective['trace']:12.4g}")

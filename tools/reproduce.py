@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from fisher_detr.engine import start_logging
 from fisher_detr.files import read_json, write_json
 from fisher_detr.model_zoo import (
     NOT_MEASURED,
@@ -43,19 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.table is None:
         print("\n".join(f"{name:20} {table.title}" for name, table in PAPER_TABLES.items()))
         return
-    for name in ("fisher_detr", "detectron2", "fvcore"):
-        setup_logger(str(args.output), name=name)
     table, models = PAPER_TABLES[args.table], [LEAVES[leaf] for leaf in args.models]
     folders = args.checkpoints, args.output, ROOT / "configs"
     rows = []
     try:
+        start_logging(str(args.output))
         for found in reproduce(Reproduction(table, models, args.bits, *folders, args.opts)):
             rows.append(cells(found))
             print(f"> {', '.join(map(str, rows[-1]))}", flush=True)
+        print(tabulate(rows, COLUMNS, floatfmt=".2f", intfmt=","))
+        store(args.results / table.results_file, table, rows, arguments)
     except (ValueError, KeyError, OSError, FloatingPointError) as error:
         sys.exit(f"reproduce: {error}")
-    print(tabulate(rows, COLUMNS, floatfmt=".2f", intfmt=","))
-    store(args.results / table.results_file, table, rows, arguments)
 
 
 def store(path: Path, table: PaperTable, rows: list[list], arguments: Sequence[str] | None) -> None:

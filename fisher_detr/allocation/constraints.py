@@ -5,7 +5,9 @@ A constraint is the usage of every layer at every width and a limit on the sum o
 
 import dataclasses
 import difflib
+import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -41,7 +43,7 @@ class Constraint:
                 f"{self.name} uses from {np.min(self.usage):g} to {np.max(self.usage):g} {self.unit}: "
                 "expected finite numbers that are not negative"
             )
-        if not np.isfinite(self.limit):
+        if not abs(self.limit) <= sys.float_info.max:  # a whole number may be larger, NaN is not
             raise ValueError(
                 f"{self.name} has the limit {self.limit}: expected a finite number of {self.unit}"
             )
@@ -53,7 +55,7 @@ class Constraint:
     def largest_sum(self) -> float:
         """What the sum over the layers may come to."""
         whole = bool((self.usage == np.floor(self.usage)).all())
-        return float(np.floor(self.limit)) if whole else self.limit + _ROUNDING * abs(self.limit)
+        return float(math.floor(self.limit)) if whole else self.limit + _ROUNDING * abs(self.limit)
 
 
 def byte_limit(

@@ -49,6 +49,13 @@ class Costs:
                 f"cost from {self.values.min():g} to {self.values.max():g}: "
                 "expected finite numbers that are not negative"
             )
+        with np.errstate(over="ignore"):
+            is_finite = np.isfinite(self.objectives.max(axis=-1).sum(axis=-1)).all()
+        if not is_finite and all(weight < float("inf") for weight in self.weights):
+            raise ValueError(
+                f"cost up to {self.values.max():g}: a sum over the layers is beyond all numbers, use another "
+                "unit"
+            )
         if not all(0.0 <= weight < float("inf") for weight in self.weights) or not any(self.weights):
             raise ValueError(
                 f"weights of the sets {self.weights}: expected finite numbers that are not negative, "

@@ -61,6 +61,26 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Name the newest checkpoint in `last_checkpoint`."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint that `last_checkpoint` names.
+
+        Raises:
+            ValueError: the file is damaged, or there is no such checkpoint; those that there are are named.
+        """
+        try:
+            path = super().get_checkpoint_file()
+            found = os.path.isfile(path)
+        except ValueError:  # bytes that are no text, or no name
+            path, found = "", False
+        if not found:
+            there = sorted(name for name in os.listdir(self.save_dir) if name.endswith(".pth"))
+            raise ValueError(
+                f"{os.path.join(self.save_dir, 'last_checkpoint')} names no checkpoint of its folder "
+                f"({os.path.basename(path)!r}): write the name of one into it; there "
+                f"are {', '.join(there) or 'none'}"
+            )
+        return path
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint into the model.
 

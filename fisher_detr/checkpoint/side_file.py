@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fisher_detr.checkpoint.class_rows import ClassRows
-from fisher_detr.files import write_atomically
+from fisher_detr.files import check_sealed, write_sealed
 
 _ROWS, _LEFT_OUT = "rows:", "left_out:"
 _DROPPED, _QUERIES = "dropped rows", "queries of other groups"
@@ -107,14 +107,13 @@ def _write(
 ) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     content = save(tensors, {"content": f"fisher_detr {what}"} | metadata)
-    write_atomically(path, lambda file: file.write(content))
+    write_sealed(path, content)
 
 
 def _read(path: str | os.PathLike, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"file of {what} {path} does not exist: check the path")
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    metadata = check_sealed(path)
     if metadata.get("content") != f"fisher_detr {what}":
         raise ValueError(f"no {what}")
     return load_file(path), metadata

@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import re
+import zipfile
 from typing import Any
 
 import torch
@@ -26,11 +27,12 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
         packed = load_packed(path)
         return {"model": packed.state} | packed.info
     try:
+        _check_sums(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # damaged bytes raise whatever they happen to ask for
+        if isinstance(error, OSError) and error.filename:  # the file, not what is in it
+            raise
         raise ValueError(
             f"cannot read checkpoint {path} ({_reason(error)}): fetch or make it again"
         ) from error
@@ -39,6 +41,14 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
             f"checkpoint {path} holds a {type(loaded).__name__}: expected a dictionary of tensors"
         )
     return loaded
+
+
+def _check_sums(path: str) -> None:
+    """Torch stores the checksums of its archives and does not look at them: flipped bits would be weights."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is damaged: its checksum is another one")
 
 
 def _reason(error: Exception) -> str:

@@ -80,6 +80,13 @@ def parse_annotations(content: Any, path: str | os.PathLike, drop_bad_boxes: boo
         path: of the file, for errors.
         drop_bad_boxes: see `read_annotations`.
     """
+    try:
+        return _parse(content, path, drop_bad_boxes)
+    except ValueError as error:  # a name in the file may be of several lines
+        raise ValueError(" ".join(str(error).splitlines())) from None
+
+
+def _parse(content: Any, path: str | os.PathLike, drop_bad_boxes: bool) -> CocoAnnotations:
     _check_structure(content, path)
     categories = sorted(content["categories"], key=lambda category: _sort_key(category["id"]))
     images = sorted(content["images"], key=lambda image: _sort_key(image["id"]))
@@ -126,7 +133,8 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
         The clipped boxes, xywh `[N, 4]`, and for each the problem as text, "" where there is none, `[N]`.
     """
     limits = sizes[:, ::-1]
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite ends are outside the image
+        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     clipped_low, clipped_high = np.clip(low, 0, limits), np.clip(high, 0, limits)
     sides = clipped_high - clipped_low
     problems = np.select(
@@ -180,7 +188,7 @@ def _check_structure(content: Any, path: str | os.PathLike) -> None:
         raise ValueError(f"annotation file {path} has no categories: nothing can be detected")
     _check_unique([category["name"] for category in content["categories"]], "category name", path)
     for image in content["images"]:
-        if not all(isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")):
+        if not all(_is_length(image[side]) for side in ("height", "width")):
             raise ValueError(
                 f"annotation file {path}: image {image['id']} ({image['file_name']}) has height "
                 f"{image['height']!r} and width {image['width']!r}, expected whole pixels above 0"
@@ -222,7 +230,7 @@ def _check_references(
                 f"{annotation['category_id']}: expected one of {_shorten(list(classes))}"
             )
         box = annotation["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             raise ValueError(
                 f"{where} of image {annotation['image_id']} has bbox {_shorten(box)}, "
                 f"expected four numbers x, y, w, h"
@@ -247,6 +255,17 @@ def _report_bad_boxes(
     if not drop:
         raise ValueError(f"{message}: repair or remove it")
     logger.warning("%s: left out", message)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _is_number(value: Any) -> bool:
+    """Whole numbers of hundreds of digits, which JSON has, are none here."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < 2**63
 
 
 def _sort_key(id_: Any) -> tuple[bool, Any]:

@@ -49,9 +49,10 @@ def dataset_ids(name: str) -> list[int]:
 def _read_categories(json_file: str) -> list[dict[str, Any]]:
     content = read_json(json_file, "annotation file")
     categories = content.get("categories") if isinstance(content, dict) else None
-    if not isinstance(categories, list) or not all(
-        isinstance(category, dict) and {"id", "name"} <= category.keys() for category in categories
-    ):
+    is_list = isinstance(categories, list) and all(
+        isinstance(category, dict) and isinstance(category.get("name"), str) for category in categories
+    )
+    if not is_list or not any(all(isinstance(x.get("id"), kind) for x in categories) for kind in (int, str)):
         raise ValueError(
             f"annotation file {json_file} is not COCO: expected a list 'categories' with id and name in each"
         )

@@ -69,7 +69,8 @@ def check_images(name: str, image_root: str, file_names: Iterable[str], remedy: 
 
 def describe_missing(missing: list[str], file_names: list[str], image_root: str | os.PathLike) -> str:
     """How many images are missing, and the first of them, in words."""
-    return f"{len(missing)} of {len(file_names)} images are missing in {image_root} (first: {missing[0]})"
+    first = " ".join(missing[0].splitlines())
+    return f"{len(missing)} of {len(file_names)} images are missing in {image_root} (first: {first})"
 
 
 def missing_files(root: str | os.PathLike, names: Iterable[str]) -> list[str]:
@@ -107,7 +108,7 @@ def read_section(path: str | os.PathLike, section: str) -> list[dict[str, Any]]:
     if not _is_section(found, section):
         raise ValueError(
             f"annotation file {path} is not COCO: expected a list {section!r} with "
-            f"{' and '.join(_SECTION_KEYS[section])} in each"
+            f"{' and '.join(_SECTION_KEYS[section])} in each, ids of one kind and names as text"
         )
     return found
 
@@ -116,8 +117,11 @@ _SECTION_KEYS = {"images": ("id", "file_name"), "categories": ("id", "name")}
 
 
 def _is_section(value: Any, section: str) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(entry, dict) and all(key in entry for key in _SECTION_KEYS[section]) for entry in value
+    id_key, name_key = _SECTION_KEYS[section]
+    return (
+        isinstance(value, list)
+        and all(isinstance(entry, dict) and isinstance(entry.get(name_key), str) for entry in value)
+        and any(all(isinstance(entry.get(id_key), kind) for entry in value) for kind in (int, str))
     )
 
 

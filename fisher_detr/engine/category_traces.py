@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from fisher_detr.critical import metric_names, resolve_category_sets
 from fisher_detr.data import dataset_ids
 from fisher_detr.engine.calibration_images import calibration_images
-from fisher_detr.engine.commands import load_float
+from fisher_detr.engine.commands import load_float, sole_writer
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.evaluation_record import provenance
 from fisher_detr.engine.fisher_settings import FisherSettings
@@ -38,8 +38,9 @@ def measure_traces(cfg: CfgNode) -> dict[str, Any]:
     model = float_model_for_quantization(load_float(cfg), cfg.QUANT.FOLD_NORM)
     images, sets = calibration_images(cfg), _sets(cfg)
     found: dict[str, np.ndarray] = {}
-    for start in range(0, max(len(sets), 1), TOGETHER):
-        found |= _image_traces(cfg, model, images, sets[start : start + TOGETHER])
+    with sole_writer(cfg):
+        for start in range(0, max(len(sets), 1), TOGETHER):
+            found |= _image_traces(cfg, model, images, sets[start : start + TOGETHER])
     ids = dataset_ids(cfg.DATASETS.TRAIN[0])
     objectives = [_described(found[OVERALL], OVERALL, OVERALL, ids)]
     for chosen in sets:

@@ -1,6 +1,7 @@
 """The commands of tools/train_net.py."""
 
 import argparse
+import contextlib
 import os
 from typing import Any
 
@@ -14,7 +15,7 @@ from fisher_detr.engine.distributed import main_process_works
 from fisher_detr.engine.qat import is_quantized, quantize_for_training
 from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.engine.trainer import Trainer
-from fisher_detr.files import remove_leftovers
+from fisher_detr.files import only_writer, remove_leftovers
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import fix_scales
 
@@ -44,8 +45,19 @@ def train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
     """Train in OUTPUT_DIR; returns the metrics of the last evaluation.
 
     Raises:
-        ValueError: the folder holds a training already, which is not to be resumed.
+        ValueError: the folder holds a training already, which is not to be resumed; or another process is at
+            work there.
     """
+    with sole_writer(cfg):
+        return _train(cfg, resume)
+
+
+def sole_writer(cfg: CfgNode) -> contextlib.AbstractContextManager:
+    """No other process, its own ranks aside, works in OUTPUT_DIR inside the block; see `only_writer`."""
+    return only_writer(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext()
+
+
+def _train(cfg: CfgNode, resume: bool) -> dict[str, Any]:
     if not resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         raise ValueError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a training already: go on with --resume, "
@@ -137,10 +149,15 @@ def quantize_once(cfg: CfgNode) -> DetrBase | None:
         the model; None in the other processes.
 
     Raises:
-        ValueError: no data set to calibrate on is named.
+        ValueError: no data set to calibrate on is named, or another process is at work in OUTPUT_DIR.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to calibrate on")
+    with sole_writer(cfg):
+        return _quantize(cfg)
+
+
+def _quantize(cfg: CfgNode) -> DetrBase | None:
     quantized = run_post_training(cfg, load_float(cfg))
     with main_process_works():
         if not comm.is_main_process():

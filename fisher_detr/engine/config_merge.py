@@ -9,6 +9,18 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+# What the tuples hold whose default is empty; the others hold what is in their default.
+_ELEMENTS = {
+    "DATASETS.REGISTER": str,
+    "DATASETS.TRAIN": str,
+    "DATASETS.TEST": str,
+    "ALLOCATION.CRITICAL_SETS": str,
+    "ALLOCATION.SET_WEIGHTS": float,
+    "ALLOCATION.TIES": str,
+    "ALLOCATION.FIXED": str,
+    "QUANT.QAT.PENALTY.PARAMS": str,
+}
+
 
 def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] = ()) -> None:
     """Merge a YAML file with its bases and then the overrides into a config, in place.
@@ -33,7 +45,7 @@ def merge_config(cfg: CfgNode, config_file: str = "", overrides: Sequence[Any] =
     settings += zip(overrides[::2], overrides[1::2], strict=True)
     mistakes = [mistake for key, value in settings if (mistake := _set(cfg, key, value))]
     if mistakes:
-        raise ValueError("config: " + "; ".join(mistakes))
+        raise ValueError("config: " + " ".join("; ".join(mistakes).splitlines()))  # a key may be any text
 
 
 def _of_zoo(config_file: str) -> str:
@@ -96,7 +108,25 @@ def _set_value(cfg: CfgNode, key: str, value: Any, default: Any) -> str | None:
             except (TypeError, ValueError):
                 pass
         return f"{key} is {value!r}, expected {type(default).__name__} as in {default!r}"
-    return None
+    return _wrong_element(cfg, key, default)
+
+
+def _wrong_element(cfg: CfgNode, key: str, default: Any) -> str | None:
+    """What is wrong with an element of a tuple, which yacs does not look at."""
+    *path, name = key.split(".")
+    for part in path:
+        cfg = cfg[part]
+    if not isinstance(default, tuple | list) or not isinstance(cfg[name], tuple | list):
+        return None
+    kinds = {_ELEMENTS[key]} if key in _ELEMENTS else {type(element) for element in default}
+    if len(kinds) != 1 or (kind := kinds.pop()) not in (int, float, str):
+        return None
+    wrong = [
+        element
+        for element in cfg[name]
+        if isinstance(element, bool) or not isinstance(element, int | float if kind is float else kind)
+    ]
+    return f"{key} holds {wrong[0]!r}, expected {kind.__name__} in it" if wrong else None
 
 
 def setting_differences(base: CfgNode, other: CfgNode) -> dict[str, str]:

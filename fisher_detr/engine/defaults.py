@@ -17,6 +17,7 @@ from fisher_detr.config import add_fisher_detr_config
 from fisher_detr.data import check_dataset, complete_metadata, register_from_config_strings
 from fisher_detr.engine.config_check import check_config
 from fisher_detr.engine.config_merge import merge_config
+from fisher_detr.engine.console import LogFile
 from fisher_detr.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -84,12 +85,20 @@ def fit_device(cfg: CfgNode) -> None:
 
 
 def start_logging(folder: str) -> None:
-    """Log to the terminal and to `log.txt` in a folder, in place of what was logged to before."""
+    """Log to the terminal and to `log.txt` in a folder, in place of what was logged to before.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    file = LogFile(folder, comm.get_rank())
     # Detectron2 remembers its calls: without this a second run in one process would log twice, or not at all.
     setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "fisher_detr"):
-        logging.getLogger(name).handlers.clear()
-        setup_logger(folder, comm.get_rank(), name=name)
+        for handler in [*logging.getLogger(name).handlers]:
+            logging.getLogger(name).removeHandler(handler)
+            if isinstance(handler, LogFile):
+                handler.close()
+        setup_logger(None, comm.get_rank(), name=name).addHandler(file)
 
 
 def save_config(cfg: CfgNode, name: str = "config.yaml") -> None:

@@ -49,6 +49,7 @@ class Rank:
 
         Raises:
             ValueError: this machine has fewer GPUs than ranks.
+            ConnectionError: another rank has died, or does not come to an exchange.
         """
         on_gpu = device.startswith("cuda")
         if on_gpu:
@@ -61,8 +62,16 @@ class Rank:
             timeout=_EXCHANGE,
         )
         comm._LOCAL_PROCESS_GROUP, _ = distributed.new_subgroups(int(os.environ["LOCAL_WORLD_SIZE"]))
-        comm.synchronize()
-        yield
+        try:
+            comm.synchronize()
+            yield
+        except RuntimeError as error:
+            if not _is_lost_rank(error):
+                raise
+            raise ConnectionError(
+                f"rank {self._rank} waits for another one, which has ended or does not answer: see what that "
+                "one says or was ended by (torchrun names it), then go on with --resume"
+            ) from error
         comm._LOCAL_PROCESS_GROUP = None
         distributed.destroy_process_group()
 
@@ -112,6 +121,11 @@ def main_process_works() -> Iterator[None]:
     yield
     distributed.barrier(group)
     distributed.destroy_process_group(group)
+
+
+def _is_lost_rank(error: RuntimeError) -> bool:
+    """NCCL has errors of its own; those of gloo are told by their text alone."""
+    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
 
 
 def _take_gpu() -> None:

@@ -262,7 +262,7 @@ class Estimator:
         return keeper
 
     def _known_parts(self, name: str, meta: Mapping[str, Any]) -> KnownParts:
-        known = KnownParts(self._path(f"{name}.{comm.get_rank()}.npz"), self._digest(meta))
+        known = KnownParts(self._path(f"{name}.{comm.get_rank()}.safetensors"), self._digest(meta))
         self._keepers.append(known)
         known.read()
         return known

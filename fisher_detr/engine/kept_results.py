@@ -25,17 +25,22 @@ class KeptResults:
         """What is known by a name, or is measured now.
 
         Raises:
-            ValueError: the file is of other settings.
+            ValueError: the file is of other settings, or damaged.
         """
         path = self._folder / f"{name}.json"
         if not path.exists():
             write_json(path, {"settings": self._settings, "result": _to_json(measure())})
         found = read_json(path, "result")
+        if not isinstance(found, dict) or found.keys() != {"settings", "result"}:
+            raise ValueError(f"{path} is no result, or a damaged one: remove it to measure again")
         if found["settings"] != self._settings:
             raise ValueError(
                 f"{path} was measured with other settings: name another OUTPUT_DIR, or remove it"
             )
-        return _from_json(found["result"])
+        try:
+            return _from_json(found["result"])
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it to measure again") from None
 
 
 def _to_json(result: ArmResult) -> dict:

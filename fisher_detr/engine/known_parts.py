@@ -2,12 +2,12 @@
 
 import logging
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 
-from fisher_detr.files import write_atomically
+from fisher_detr.files import check_sealed, write_sealed
 
 logger = logging.getLogger(__name__)
 _SETTINGS = "settings"
@@ -30,22 +30,22 @@ class KnownParts:
         """Take over what an earlier run of the same settings has left."""
         if self._path and self._path.exists():
             try:
-                with np.load(self._path, allow_pickle=False) as file:
-                    found = dict(file)
-                if str(found.pop(_SETTINGS)) == self._settings:
-                    self.parts = found
-                else:
-                    logger.warning("%s is of other settings: the measurement begins anew", self._path)
-            except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                settings = check_sealed(self._path).get(_SETTINGS)
+            except ValueError as error:
                 logger.warning("%s cannot be read (%s): the measurement begins anew", self._path, error)
+                return
+            if settings == self._settings:
+                self.parts = safetensors.numpy.load_file(self._path)
+            else:
+                logger.warning("%s is of other settings: the measurement begins anew", self._path)
 
     def add(self, name: str, values: np.ndarray) -> None:
         """One part more is done."""
         self.parts[name] = values
         if not self._path:
             return
-        content = {_SETTINGS: np.array(self._settings), **self.parts}
-        write_atomically(self._path, lambda file: np.savez(file, **content), durable=False)
+        content = safetensors.numpy.save(self.parts, {_SETTINGS: self._settings})
+        write_sealed(self._path, content, durable=False)
 
     def remove(self) -> None:
         """All is done, and kept elsewhere."""

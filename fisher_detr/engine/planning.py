@@ -9,7 +9,7 @@ from detectron2.utils import comm
 
 from fisher_detr.allocation import format_plan
 from fisher_detr.engine.calibration_images import held_out_images
-from fisher_detr.engine.commands import load_float
+from fisher_detr.engine.commands import load_float, sole_writer
 from fisher_detr.engine.plan_losses import PlanLosses
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.quantization_run import take_or_estimate
@@ -22,11 +22,12 @@ def explain_plan(cfg: CfgNode) -> str:
 
     It is left in `allocation.json` in OUTPUT_DIR, computed sensitivities in `sensitivity.json`.
     """
-    quantizer, arm = _prepare(cfg)
-    plan = quantizer.allocate(arm, cfg.ALLOCATION.AVERAGE_BITS)
-    if comm.is_main_process():
-        plan.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
-    quantizer.estimator_of(arm).discard_partial()
+    with sole_writer(cfg):
+        quantizer, arm = _prepare(cfg)
+        plan = quantizer.allocate(arm, cfg.ALLOCATION.AVERAGE_BITS)
+        if comm.is_main_process():
+            plan.save(os.path.join(cfg.OUTPUT_DIR, "allocation.json"))
+        quantizer.estimator_of(arm).discard_partial()
     return format_plan(plan)
 
 
@@ -46,12 +47,13 @@ def explain_curve(cfg: CfgNode, points: int, path: str | os.PathLike, measured: 
     if Arm(cfg.ALLOCATION.ARM) is Arm.UNIFORM:
         raise ValueError("ALLOCATION.ARM uniform predicts no cost: take fisher_overall or fisher_critical")
     images = held_out_images(cfg) if measured else []
-    quantizer, arm = _prepare(cfg)
-    plans = quantizer.pareto(arm, points)
-    chosen = set(np.linspace(0, len(plans) - 1, min(measured, len(plans))).round().astype(int).tolist())
-    if chosen:
-        losses = PlanLosses(quantizer, arm, images)
-        plans = [losses.measured(plan) if i in chosen else plan for i, plan in enumerate(plans)]
+    with sole_writer(cfg):
+        quantizer, arm = _prepare(cfg)
+        plans = quantizer.pareto(arm, points)
+        chosen = np.linspace(0, len(plans) - 1, min(measured, len(plans))).round().astype(int).tolist()
+        if chosen:
+            losses = PlanLosses(quantizer, arm, images)
+            plans = [losses.measured(plan) if i in chosen else plan for i, plan in enumerate(plans)]
     if comm.is_main_process():
         write_json(path, [dataclasses.asdict(plan) for plan in plans])
     return "\n".join([f"{'bytes':>12}  bits    cost", *map(_line, plans)])

@@ -70,13 +70,20 @@ def take_or_estimate(cfg: CfgNode, quantizer: PostTrainingQuantizer, arm: Arm) -
 def _stored_allocation(path: str, arm: Arm, quantizer: PostTrainingQuantizer) -> BitAllocation:
     """The widths of an earlier run, if they are what the config calls them."""
     allocation = BitAllocation.load(path)
+    try:
+        aimed_at = _aims(allocation)
+        format_plan(allocation)  # that it is printed in the end must not end a run that is done
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"allocation file {path} is broken (its meta: {type(error).__name__}): make it again"
+        ) from None
     made_for = allocation.meta.get("arm", str(arm))
     if made_for != arm:
         raise ValueError(
             f"allocation file {path} is of arm {made_for}, and ALLOCATION.ARM is {arm}, whose scales are "
             f"others: set ALLOCATION.ARM {made_for}"
         )
-    aimed_at, sets = _aims(allocation), {name: list(x.indices) for name, x in quantizer.sets.items()}
+    sets = {name: list(x.indices) for name, x in quantizer.sets.items()}
     if arm is Arm.FISHER_CRITICAL and aimed_at and sorted(aimed_at.values()) != sorted(sets.values()):
         raise ValueError(
             f"allocation file {path} is for the critical set {', '.join(aimed_at)}, and the config names "
@@ -99,4 +106,4 @@ def _aims(allocation: BitAllocation) -> dict[str, list[int]]:
     origin = allocation.meta.get("sensitivity") or {}
     tables = [origin] if "critical_set" in origin else [x for x in origin.values() if isinstance(x, dict)]
     found = [table["critical_set"] for table in tables if table.get("critical_set")]
-    return {chosen["name"]: chosen["indices"] for chosen in found}
+    return {str(chosen["name"]): [int(index) for index in chosen["indices"]] for chosen in found}

@@ -52,7 +52,11 @@ def check_origin(table: SensitivityTable, expected: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names what differs.
     """
-    wanted, found = _decisive(expected), _decisive(table.meta)
+    try:
+        found = _decisive(table.meta)
+    except (AttributeError, TypeError):
+        raise ValueError("the sensitivity table does not tell where it is from: compute it again") from None
+    wanted = _decisive(expected)
     differing = [
         f"{key} is {found.get(key)!r}, here {wanted.get(key)!r}"
         for key in {**found, **wanted}

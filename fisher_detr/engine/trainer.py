@@ -35,6 +35,8 @@ from fisher_detr.modeling.meta_arch.detr_base import Batch
 
 logger = logging.getLogger(__name__)
 
+FINAL_NAME = "model_final"  # of Detectron2's last checkpoint
+
 
 class Trainer(DefaultTrainer):
     """Trains and tests every model of this project from a config."""
@@ -67,8 +69,19 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> dict[str, Any]:
         """Train to the last iteration; returns the metrics of the last evaluation."""
+        if self.start_iter >= self.max_iter:
+            self._save_final()
         super().train()
         return getattr(self, "_last_eval_results", {})
+
+    def _save_final(self) -> None:
+        """What a run that was killed behind its last iteration has not come to."""
+        checkpointer = self.checkpointer
+        if (
+            checkpointer.has_checkpoint()
+            and os.path.basename(checkpointer.get_checkpoint_file()) != f"{FINAL_NAME}.pth"
+        ):
+            checkpointer.save(FINAL_NAME, iteration=self.start_iter - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the optimizer, which 0.6 leaves out: a resumed run keeps its moments."""

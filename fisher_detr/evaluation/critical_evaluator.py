@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
@@ -27,7 +28,7 @@ from fisher_detr.evaluation.coco import (
 )
 from fisher_detr.evaluation.compiled import compiled_evaluation, detectron2_evaluates_by, require_compiled
 from fisher_detr.evaluation.record import save_record
-from fisher_detr.files import write_text
+from fisher_detr.files import write_atomically, write_text
 from fisher_detr.layers import select_detections
 from fisher_detr.structures import CategorySet
 
@@ -112,6 +113,9 @@ class CriticalCategoryEvaluator(COCOEvaluator):
             max_dets_per_image=max_dets_per_image,
             use_fast_impl=use_fast_impl,
         )
+        # Detectron2 writes into the file that was there before: what is cut off would be lost, and half of
+        # another in its place.
+        self._folder, self._output_dir = self._output_dir, None
         self._leave_out_dropped(dataset_name)
         complete_ground_truth(self._coco_api)
         self._top_k = top_k
@@ -149,8 +153,14 @@ class CriticalCategoryEvaluator(COCOEvaluator):
     ) -> None:
         """Detectron2's hook between gathering and results: adds the metrics under the transform."""
         self._image_ids = img_ids
+        if self._folder:
+            path = os.path.join(self._folder, "instances_predictions.pth")
+            write_atomically(path, lambda file: torch.save(predictions, file))
         with detectron2_evaluates_by(self._use_fast_impl):
             super()._eval_predictions(predictions, img_ids=img_ids)
+        self._write(
+            "coco_instances_results", [result for found in predictions for result in found["instances"]]
+        )
         if "bbox" not in self._results:
             return
         if all("critical" in prediction for prediction in predictions):
@@ -165,8 +175,8 @@ class CriticalCategoryEvaluator(COCOEvaluator):
             )
         if self._sets:
             self._log_table()
-        if self._output_dir:
-            save_record(self._output_dir, self._results["bbox"], self._metadata, self._coco_api, self._sets)
+        if self._folder:
+            save_record(self._folder, self._results["bbox"], self._metadata, self._coco_api, self._sets)
 
     def _critical_metrics(
         self, predictions: list[dict[str, Any]], category_set: CategorySet
@@ -176,9 +186,7 @@ class CriticalCategoryEvaluator(COCOEvaluator):
             for prediction in predictions
             for result in prediction["critical"][category_set.name].to_coco(prediction["image_id"])
         ]
-        if self._output_dir:
-            path = os.path.join(self._output_dir, f"critical_{category_set.name}_results.json")
-            write_text(path, json.dumps(results))
+        self._write(f"critical_{category_set.name}_results", results)
         ids = self._set_ids(category_set)
         evaluation = self._evaluate_boxes(results, ids)
         return set_metrics(evaluation, ids, "APcrit", category_set.name)
@@ -205,6 +213,10 @@ class CriticalCategoryEvaluator(COCOEvaluator):
         for name, id_ in zip(names, self._dataset_ids, strict=True):
             results[f"APcat_{name}"] = mean_precision(coco_eval, [id_])
         return results
+
+    def _write(self, name: str, results: list[dict[str, Any]]) -> None:
+        if self._folder:
+            write_text(os.path.join(self._folder, f"{name}.json"), json.dumps(results))
 
     def _evaluate_boxes(self, results: list[dict[str, Any]], category_ids: Sequence[int]) -> COCOeval:
         return evaluate_boxes(

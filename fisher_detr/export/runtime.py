@@ -77,7 +77,15 @@ class OnnxDetector(nn.Module):
     def _detect(
         self, inputs: dict[str, Any], size: tuple[int, int], tensors: Sequence[Tensor]
     ) -> dict[str, Instances]:
-        """Outputs of one image in the size that it is shown in."""
+        """Outputs of one image in the size that it is shown in.
+
+        Raises:
+            ValueError: they are not finite.
+        """
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            raise ValueError(
+                "the ONNX model's boxes or scores are NaN or infinite: export a sound checkpoint"
+            )
         shown = inputs.get("height", size[0]), inputs.get("width", size[1])
         if self.info["post_processing"]:
             boxes, scores, classes = tensors

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from fisher_detr.files import write_atomically
+from fisher_detr.files import check_sealed, write_sealed
 from fisher_detr.fisher.image_pass import ImagePass
 from fisher_detr.fisher.ranks import gathered, rank_and_size
 
@@ -73,20 +73,19 @@ class PassFile:
         content = safetensors.torch.save(
             {name: value.contiguous() for name, value in tensors.items()}, {"pass": json.dumps(info)}
         )
-        write_atomically(self.path, lambda file: file.write(content))
+        write_sealed(self.path, content)
 
     def _read(self, method: str) -> tuple[dict, dict] | None:
         if not self.path.exists():
             return None
         try:
-            with safe_open(self.path, "pt") as file:
-                info = json.loads((file.metadata() or {}).get("pass", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            info = json.loads(check_sealed(self.path).get("pass", "{}"))
+        except ValueError as error:
             logger.warning("%s cannot be read (%s): the pass begins anew", self.path, error)
             return None
         expected = {"settings": self.settings, "ranks": self._size, "method": method}
         if {key: info.get(key) for key in expected} != expected:
             logger.warning("%s is of other settings: the pass begins anew", self.path)
             return None
-        return info, tensors
+        with safe_open(self.path, "pt") as file:
+            return info, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

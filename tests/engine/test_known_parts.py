@@ -22,7 +22,7 @@ def test_without_a_file_parts_are_kept_in_memory(tmp_path, monkeypatch):
 
 
 def test_parts_that_are_done_are_found_again(tmp_path):
-    path = tmp_path / "measured.npz"
+    path = tmp_path / "measured.safetensors"
     known = KnownParts(path, "a")
     known.read()
     assert known.parts == {}
@@ -36,12 +36,12 @@ def test_parts_that_are_done_are_found_again(tmp_path):
 
 
 def test_other_settings_and_broken_files_are_not_taken(tmp_path, caplog):
-    path = tmp_path / "measured.npz"
+    path = tmp_path / "measured.safetensors"
     KnownParts(path, "a").add("head", CHANGES)
     assert read(path, "b") == {}
     assert "is of other settings" in caplog.text
     for size in (0, 10, path.stat().st_size - 30):
-        broken = tmp_path / f"broken{size}.npz"
+        broken = tmp_path / f"broken{size}.safetensors"
         broken.write_bytes(path.read_bytes()[:size])
         assert read(broken, "a") == {}
     assert caplog.text.count("cannot be read") == 3

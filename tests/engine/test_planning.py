@@ -143,7 +143,7 @@ def test_a_measurement_that_was_cut_off_goes_on(cfg_of, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         quantizer.sensitivity(CRITICAL)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.glob("partial_measured*")] == ["partial_measured.0.npz"]
+    assert [path.name for path in tmp_path.glob("partial_measured*")] == ["partial_measured.0.safetensors"]
     again = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
     found = again.sensitivity(CRITICAL)
     again.estimator.discard_partial()

@@ -85,6 +85,15 @@ def _draw_part(task: _Task) -> _Task:
     return task
 
 
+def _noted(task: _Task) -> list[dict] | None:
+    """Annotations of a part that is finished, None where it is not or what notes it is damaged."""
+    try:
+        images = json.loads(task.file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return images if isinstance(images, list) and len(images) == task.stop - task.start else None
+
+
 def _coco(split: str, seed: int, pictures: list[dict]) -> dict:
     """Puts what the parts note into one COCO dictionary; image ids are index + 1."""
     images, annotations = [], []
@@ -140,12 +149,12 @@ def _complete(root: Path, split: str, count: int) -> bool:
 def _make_split(root: Path, split: str, seed: int, count: int, workers: int) -> None:
     """Makes one split from the parts that are there already and those that are missing."""
     tasks = [_Task(root, split, seed, start, min(start + _PART, count)) for start in range(0, count, _PART)]
-    missing = [task for task in tasks if not task.file.exists()]
+    missing = [task for task in tasks if _noted(task) is None]
     with tqdm(total=count, desc=f"street {split}", unit="image") as bar:
         bar.update(count - sum(task.stop - task.start for task in missing))
         for task in _draw_parts(missing, min(workers, len(missing))):
             bar.update(task.stop - task.start)
-    pictures = [picture for task in tasks for picture in json.loads(task.file.read_bytes())]
+    pictures = [picture for task in tasks for picture in _noted(task) or ()]
     _write(root / "annotations" / f"{split}.json", _encode(_coco(split, seed, pictures)))
     shutil.rmtree(root / _PARTS / split)
     for leftover in (root / "images" / split).glob(".*.tmp"):  # of a run that was killed while it wrote

@@ -119,6 +119,9 @@ class DetrBase(nn.Module):
             training: the weighted losses. Otherwise for each image `instances` (`pred_boxes` in absolute xyxy
             of the output size, `scores`, `pred_classes`), and `queries` (`pred_boxes` and `logits` of every
             query).
+
+        Raises:
+            ValueError: what is detected is not finite.
         """
         if self.training:
             return self._training_losses(batched_inputs)
@@ -221,6 +224,12 @@ class DetrBase(nn.Module):
     def _detect(
         self, logits: Tensor, boxes: Tensor, size: tuple[int, int], inputs: dict
     ) -> dict[str, Instances]:
+        if not (boxes.isfinite().all() & logits.isfinite().all()):
+            image = inputs.get("file_name", inputs.get("image_id", ""))
+            raise ValueError(
+                f"image {image}: the model's boxes or scores are NaN or infinite: check the checkpoint, or "
+                "take one from before its training diverged"
+            )
         height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
         scale = boxes.new_tensor([width, height, width, height])
         absolute = Boxes(box_convert(boxes, "cxcywh", "xyxy") * scale)
