@@ -19,6 +19,7 @@ from fisher_detr.engine.coverage import model_coverage, traced_coverage
 from fisher_detr.engine.environment import environment
 from fisher_detr.files import sha256_of, write_json
 from fisher_detr.layers import in_eval_mode
+from fisher_detr.modeling import DetrBase
 
 
 def evaluation_folder(cfg: CfgNode, dataset_name: str) -> str:
@@ -27,7 +28,7 @@ def evaluation_folder(cfg: CfgNode, dataset_name: str) -> str:
 
 
 def record_evaluation(cfg: CfgNode, model: nn.Module) -> None:
-    """Write `coverage.json` and `provenance.json` beside the results on every data set of DATASETS.TEST.
+    """Write `provenance.json`, and of a detector `coverage.json`, beside the results on DATASETS.TEST.
 
     Args:
         cfg: of the evaluation.

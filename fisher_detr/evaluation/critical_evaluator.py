@@ -156,11 +156,13 @@ class CriticalCategoryEvaluator(COCOEvaluator):
         if self._folder:
             path = os.path.join(self._folder, "instances_predictions.pth")
             write_atomically(path, lambda file: torch.save(predictions, file))
+        results = [result for found in predictions for result in found["instances"]]
+        keys = {key for result in results for key in result}
         with detectron2_evaluates_by(self._use_fast_impl):
             super()._eval_predictions(predictions, img_ids=img_ids)
-        self._write(
-            "coco_instances_results", [result for found in predictions for result in found["instances"]]
-        )
+        # Within, ids have become those of the data set; what pycocotools has added is left out.
+        written = [{key: value for key, value in result.items() if key in keys} for result in results]
+        self._write("coco_instances_results", written)
         if "bbox" not in self._results:
             return
         if all("critical" in prediction for prediction in predictions):
