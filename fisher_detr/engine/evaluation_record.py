@@ -38,12 +38,12 @@ def record_evaluation(cfg: CfgNode, model: nn.Module) -> None:
         return
     bare = getattr(model, "module", model)
     for name in cfg.DATASETS.TEST:
-        folder, sample = evaluation_folder(cfg, name), DatasetCatalog.get(name)[0]
-        with in_eval_mode(bare):
-            image = DetrDatasetMapper(cfg, is_train=False)(sample)
-            traced_coverage(model_coverage(cfg, bare), bare, image).save(
-                os.path.join(folder, "coverage.json")
-            )
+        folder = evaluation_folder(cfg, name)
+        if isinstance(bare, DetrBase):  # an exported one tells of itself
+            sample = DetrDatasetMapper(cfg, is_train=False)(DatasetCatalog.get(name)[0])
+            with in_eval_mode(bare):
+                coverage = traced_coverage(model_coverage(cfg, bare), bare, sample)
+            coverage.save(os.path.join(folder, "coverage.json"))
         write_json(os.path.join(folder, "provenance.json"), provenance(cfg))
 
 
