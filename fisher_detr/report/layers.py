@@ -93,15 +93,26 @@ def find_shares(arms: Sequence[ReportArm]) -> LayerShares | None:
     return layer_shares(table, arm.of_coverage("average_bits") or 4.0)
 
 
+def layer_names(arms: Sequence[ReportArm]) -> tuple[str, ...]:
+    """Layers in the order of the network, as sensitivities and coverage have it; plans are sorted by name."""
+    if shares := find_shares(arms):
+        return shares.names
+    planned = next(arm for arm in arms if arm.allocation)
+    products = [product["name"] for product in (planned.coverage or {}).get("products", ())]
+    place = {name: i for i, name in enumerate(products)}
+    return tuple(sorted(planned.allocation.bits, key=lambda name: place.get(name, len(place))))
+
+
 def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
     """The chart for a file: widths on the first axes, sensitivities on the second."""
+    shares, names = find_shares(arms), layer_names(arms)
     for place, arm in enumerate(arms):
         if arm.allocation:
-            bits = list(arm.allocation.bits.values())
+            bits = [arm.allocation.bits.get(name, np.nan) for name in names]
             axes[0].step(range(len(bits)), bits, where="mid", color=color_of(place), label=arm.name)
     axes[0].set_ylabel("bits")
     axes[0].legend(frameon=False)
-    if shares := find_shares(arms):
+    if shares:
         axes[1].semilogy(shares.overall, ".-", color=OVERALL_COLOR, label="overall")
         if shares.critical is not None:
             axes[1].semilogy(
@@ -115,7 +126,7 @@ def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
 def _figure(
     arms: Sequence[ReportArm], planned: Sequence[ReportArm], shares: LayerShares | None
 ) -> graph_objects.Figure:
-    names = shares.names if shares else tuple(planned[0].allocation.bits)
+    names = layer_names(arms)
     rows = 3 if shares else 1
     made = make_subplots(rows, 1, shared_xaxes=True, vertical_spacing=0.06)
     for arm in planned:

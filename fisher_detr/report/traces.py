@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from plotly import graph_objects
 from scipy.stats import spearmanr
 
@@ -126,6 +127,9 @@ def draw_traces(axes: Axes, arms: Sequence[ReportArm], content: Mapping[str, Any
             )
         axes.set_ylabel(f"AP lost by {arm.name}")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("Fisher trace of the category")
 
 

@@ -1,5 +1,6 @@
 """What the sections say, against numbers that are known."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from fisher_detr.report import find_arms, read_runs, read_samples, target_set
 from fisher_detr.report.categories import categories, category_rows
 from fisher_detr.report.headline import headline
 from fisher_detr.report.landscape import landscape
-from fisher_detr.report.layers import find_shares, layers
+from fisher_detr.report.layers import find_shares, layer_names, layers
 from fisher_detr.report.pareto import pareto
 from fisher_detr.report.samples import samples
 from fisher_detr.report.traces import TracePoint, rank_correlation, trace_points, traces
@@ -79,6 +80,15 @@ def test_layers_know_their_part_of_the_damage(arms):
     assert texts(table.rows[0])[1:] == ["40.0%", "90.0%", "10.0%", "4", "8"]
     bars = {trace["name"]: trace["y"] for trace in json.loads(chart.spec)["data"]}
     assert bars["fisher_critical"] == [8, 3, 4]
+
+
+def test_layers_stand_in_the_order_of_the_network(arms):
+    """Also where no sensitivities tell it: a plan's file is sorted by name."""
+    names = [layer.name for layer in LAYERS]
+    assert layer_names(arms) == tuple(names)
+    uniform = dataclasses.replace(arms[1], coverage={"products": [{"name": name} for name in names]})
+    assert list(uniform.allocation.bits) != names
+    assert layer_names([arms[0], uniform]) == tuple(names)
 
 
 def test_without_plans_and_sensitivities_the_section_says_what_makes_them(arms):
