@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -46,7 +46,7 @@ class ArmResult:
 
 def evaluate_full_precision(cfg: CfgNode, model: DetrBase) -> ArmResult:
     """Evaluate a float model; its size is that of float32."""
-    metrics, folder = _evaluate(cfg, model, FULL_PRECISION)
+    metrics, folder = _evaluate(cfg, model, FULL_PRECISION, {"QUANT.ENABLED": False})
     return ArmResult(FULL_PRECISION, metrics, float_bytes(model), 0.0, folder, None)
 
 
@@ -94,7 +94,11 @@ def evaluate_plan(
     quantized = quantizer.quantize(allocation, scales)
     seconds = time.perf_counter() - start
     target = "".join(f"_{name}" for name in quantizer.sets)
-    metrics, folder = _evaluate(cfg, quantized.model, f"{name}{target}_{allocation.budget_bytes}bytes")
+    keys = {"QUANT.ENABLED": True, "ALLOCATION.ARM": str(scales)}
+    if bits := allocation.meta.get("average_bits"):
+        keys["ALLOCATION.AVERAGE_BITS"] = float(bits)
+    folder_name = f"{name}{target}_{allocation.budget_bytes}bytes"
+    metrics, folder = _evaluate(cfg, quantized.model, folder_name, keys)
     allocation.save(os.path.join(folder, "allocation.json"))
     return ArmResult(name, metrics, quantized.coverage.total_bytes, seconds, folder, allocation)
 
@@ -105,9 +109,13 @@ def float_bytes(model: nn.Module) -> int:
     return sum(4 * tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
 
 
-def _evaluate(cfg: CfgNode, model: DetrBase, name: str) -> tuple[dict[str, Any], str]:
+def _evaluate(
+    cfg: CfgNode, model: DetrBase, name: str, keys: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Metrics and folder; the config that is kept with them is the arm's own."""
     cfg = cfg.clone()
     cfg.defrost()
+    cfg.merge_from_list([part for pair in keys.items() for part in pair])
     cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, name)
     logger.info("Evaluating %s", name)
     results = Trainer.test(cfg, model.eval())

@@ -48,14 +48,14 @@ def record_evaluation(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def provenance(cfg: CfgNode) -> dict[str, Any]:
-    """How a number came about, as plain JSON."""
+    """How a number came about, as plain JSON; a model in training began with `started_from`."""
     weights = local_path(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else ""
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": cfg.dump(),
         "environment": {"fisher_detr": fisher_detr.__version__, **environment()},
         "seed": cfg.SEED,
-        "weights": cfg.MODEL.WEIGHTS,
-        "weights_sha256": sha256_of(weights) if os.path.isfile(weights) else None,
+        "started_from": cfg.MODEL.WEIGHTS,
+        "started_from_sha256": sha256_of(weights) if os.path.isfile(weights) else None,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

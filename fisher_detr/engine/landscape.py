@@ -50,8 +50,8 @@ def measure_landscape(models: Mapping[str, CfgNode], settings: LandscapeSettings
     """Mean overall and critical loss around the weights of several models.
 
     Args:
-        models: configs by name, each with the checkpoint in MODEL.WEIGHTS; images and the critical set are
-            those of the first.
+        models: configs by name, each with the checkpoint in MODEL.WEIGHTS; images, critical set and losses
+            are those of the first.
         settings: where to look.
 
     Returns:
@@ -60,11 +60,15 @@ def measure_landscape(models: Mapping[str, CfgNode], settings: LandscapeSettings
         `step`, `rise` and `standard_error` over the images, `[R // 2]` each.
     """
     cfg = next(iter(models.values()))
-    images = _images(cfg, settings)
-    found = [
-        {"name": name, "weights": of_model.MODEL.WEIGHTS, **_described(_explore(of_model, images, settings))}
-        for name, of_model in models.items()
-    ]
+    images, found, shapes = _images(cfg, settings), [], {}
+    for name, of_model in models.items():
+        landscape, of_weights = _explore(of_model, cfg, images, settings)
+        if of_weights != (shapes := shapes or of_weights):
+            raise ValueError(
+                f"model {name!r} has other layers than the first, and would move in other directions: "
+                "compare models of one architecture with the same QUANT.SKIP_LAYERS"
+            )
+        found.append({"name": name, "weights": of_model.MODEL.WEIGHTS, **_described(landscape)})
     return {
         "data_set": cfg.DATASETS.TEST[0],
         "num_images": len(images),
@@ -82,19 +86,23 @@ def _images(cfg: CfgNode, settings: LandscapeSettings) -> Batch:
     return [mapper(record) for record in chosen]
 
 
-def _explore(cfg: CfgNode, images: Batch, settings: LandscapeSettings) -> Landscape:
+def _explore(
+    cfg: CfgNode, first: CfgNode, images: Batch, settings: LandscapeSettings
+) -> tuple[Landscape, dict[str, tuple[int, ...]]]:
+    """The landscape by the losses of the first config, and the shapes of what was displaced."""
     model = load_quantized(cfg) if is_quantized(cfg.MODEL.WEIGHTS) else load_float(cfg)
     seeds = range(settings.seed, settings.seed + settings.directions)
     with contextlib.ExitStack() as stack:
         tensors, weights = stack.enter_context(_multiplied(cfg, model))
-        losses = stack.enter_context(_losses(cfg, model, images, tensors))
-        return explore(
+        losses = stack.enter_context(_losses(first, model, images, tensors))
+        landscape = explore(
             losses,
             weights,
             settings.radius * np.arange(1, settings.points + 1) / settings.points,
             seeds,
             settings.radius * np.arange(1, settings.plane_points + 1) / max(settings.plane_points, 1),
         )
+        return landscape, {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
 @contextlib.contextmanager

@@ -17,7 +17,10 @@ from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
 
 EVALUATION = "evaluation.json"
 _ORDER = {str(arm): place for place, arm in enumerate(Arm)}
+_FLOAT = "full_precision"
+_EMA = "ema"  # folder of the evaluations of averaged weights, within that of the training
 _KEYS = ("dataset", "categories", "sets", "metrics", "num_images")
+_ALIKE = ("num_images", "categories", "sets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class ReportArm:
     @property
     def is_float(self) -> bool:
         """Whether it is known to be in full precision."""
-        return self.coverage is not None and self.coverage["quantized_fraction"] == 0.0
+        return self.of_coverage("quantized_fraction") == 0.0
 
     def metric(self, name: str) -> float | None:
         """In percent; None: it has no value, or was not measured."""
@@ -68,14 +71,21 @@ def find_arms(paths: Sequence[str]) -> list[ReportArm]:
         FileNotFoundError: no such folder, or no evaluation in it.
         ValueError: a file is broken, two arms are called the same, or they are of several data sets.
     """
-    arms = _shortened([arm for path in paths for arm in _arms_of(*_named(path))])
+    arms = _shortened([arm for path in paths for arm in _arms_of(*split_name(path))])
     _check(arms)
-    return sorted(arms, key=lambda arm: (not arm.is_float, _ORDER.get(arm.name, len(_ORDER))))
+    return sorted(arms, key=_place)
+
+
+def _place(arm: ReportArm) -> int:
+    """Full precision, then the ways to quantize; of unknown precision: where it was named."""
+    if arm.is_float or arm.name == _FLOAT:
+        return -1
+    return _ORDER.get(arm.name, len(_ORDER)) if arm.coverage else 0
 
 
 def find_shared(paths: Sequence[str], name: str) -> Path | None:
     """The uppermost file of a name in the folder that has all of some folders, or below them; None: none."""
-    folders = [Path(_named(path)[1]).resolve() for path in paths]
+    folders = [Path(split_name(path)[1]).resolve() for path in paths]
     above = Path(os.path.commonpath(folders)) / name
     found = [file for folder in folders for file in folder.rglob(name)]
     found += [above] if above.is_file() else []
@@ -84,11 +94,12 @@ def find_shared(paths: Sequence[str], name: str) -> Path | None:
 
 def reference(arms: Sequence[ReportArm]) -> ReportArm:
     """What the others are compared with: full precision, else the first."""
-    return next((arm for arm in arms if arm.is_float), arms[0])
+    return next((arm for arm in arms if arm.is_float or arm.name == _FLOAT), arms[0])
 
 
-def _named(path: str) -> tuple[str, str]:
-    name, equals, folder = path.partition("=")
+def split_name(path: str) -> tuple[str, str]:
+    """Name (empty: none) and folder of `[name=]folder`."""
+    name, equals, folder = ("", "", "") if Path(path).is_dir() else path.partition("=")
     return (name, folder) if equals else ("", path)
 
 
@@ -102,6 +113,8 @@ def _arms_of(name: str, path: str) -> Iterator[ReportArm]:
             f"{path} holds no {EVALUATION}, which every evaluation leaves: evaluate by "
             "tools/train_net.py --eval-only, or by CriticalCategoryEvaluator with an output_dir"
         )
+    if name and len(files) > 1:  # one of the weights, one of their average
+        files = [file for file in files if _EMA not in file.relative_to(root).parts] or files
     if name and len(files) > 1:
         raise ValueError(
             f"{path} holds {len(files)} evaluations, and has one name, {name}: name their folders"
@@ -114,7 +127,9 @@ def _name_of(folder: Path, root: Path) -> str:
     """The path below the root without `inference/<data set>`; of the root itself, its own name."""
     parts = folder.relative_to(root).parts
     parts = parts[:-2] if parts[-2:-1] == ("inference",) else parts
-    return "/".join(parts) or root.resolve().name
+    root = root.resolve()
+    named = root.relative_to(_top(root).parent).parts
+    return "/".join(parts or named[: 2 if named[1:2] == (_EMA,) else 1])
 
 
 def _shortened(arms: Sequence[ReportArm]) -> list[ReportArm]:
@@ -128,21 +143,28 @@ def _shortened(arms: Sequence[ReportArm]) -> list[ReportArm]:
     ]
 
 
+def _top(root: Path) -> Path:
+    """The run's folder, where that of one of its evaluations is named."""
+    top = root.parent.parent if root.parent.name == "inference" else root
+    return top.parent if top.name == _EMA else top
+
+
 def _read(name: str, folder: Path, root: Path) -> ReportArm:
     evaluation = read_json(folder / EVALUATION, "evaluation file")
     if absent := [key for key in _KEYS if not isinstance(evaluation, dict) or key not in evaluation]:
         raise ValueError(f"evaluation file {folder / EVALUATION} lacks {', '.join(absent)}: evaluate again")
-    coverage = _optional(folder, root, "coverage.json")
-    arm = ReportArm(name, folder, evaluation, coverage, provenance=_optional(folder, root, "provenance.json"))
+    top = _top(root)
+    files = {"coverage": "coverage", "provenance": "provenance", "latency": "image_latency"}
+    found = {field: _optional(folder, top, f"{file}.json") for field, file in files.items()}
+    latency = (found.pop("latency") or {}).get("milliseconds")
+    arm = ReportArm(name, folder, evaluation, latency=latency, **found)
     if arm.is_float:
         return arm
-    plan = _nearest(folder, root, "allocation.json")
-    latency = _optional(folder, root, "latency.json")
+    plan = _nearest(folder, top, "allocation.json")
     return dataclasses.replace(
         arm,
         allocation=BitAllocation.load(plan) if plan else None,
-        sensitivity=_sensitivities(folder, root),
-        latency=latency.get("milliseconds") if isinstance(latency, dict) else None,
+        sensitivity=_sensitivities(folder, top),
     )
 
 
@@ -161,7 +183,10 @@ def _nearest(folder: Path, root: Path, name: str) -> Path | None:
 
 def _optional(folder: Path, root: Path, name: str) -> Any:
     path = _nearest(folder, root, name)
-    return read_json(path, "file") if path else None
+    content = read_json(path, "file") if path else None
+    if path and not isinstance(content, dict):
+        raise ValueError(f"{path} is no {name} of an evaluation: evaluate again")
+    return content
 
 
 def _sensitivities(folder: Path, root: Path) -> dict[str, SensitivityTable]:
@@ -181,3 +206,10 @@ def _check(arms: Sequence[ReportArm]) -> None:
             f"evaluations on {', '.join(sorted(data_sets))}: compare on one data set, by naming its folders, "
             f"as in OUTPUT_DIR{os.sep}inference{os.sep}{min(data_sets)}"
         )
+    first = arms[0].evaluation
+    for arm in arms[1:]:
+        if differing := [key for key in _ALIKE if arm.evaluation[key] != first[key]]:
+            raise ValueError(
+                f"the evaluations of {arms[0].name} and {arm.name} differ in {' and '.join(differing)}: "
+                "evaluate both on the same images and critical sets"
+            )

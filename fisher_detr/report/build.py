@@ -3,11 +3,10 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fisher_detr.files import read_json
-from fisher_detr.report.arms import ReportArm, find_arms, find_shared
+from fisher_detr.report.arms import ReportArm, find_arms, find_shared, split_name
 from fisher_detr.report.blocks import Missing, Section
 from fisher_detr.report.categories import categories
 from fisher_detr.report.headline import headline
@@ -41,6 +40,14 @@ class ReportRequest:
     annotations: str | None = None
 
 
+# Files that belong to all arms, and what each (or each plan in it) has.
+_SHARED = {
+    "traces": {"num_images", "objectives"},
+    "landscape": {"num_images", "critical_set", "models"},
+    "pareto": {"bits", "size_bytes", "cost", "meta"},
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class ReportData:
     """What was found in the folders.
@@ -65,7 +72,7 @@ def read_runs(runs: Sequence[str]) -> ReportData:
         FileNotFoundError: no such folder, or no evaluation in it.
         ValueError: a file is broken, or the arms cannot be compared.
     """
-    shared = {name: _shared(runs, f"{name}.json") for name in ("traces", "landscape", "pareto")}
+    shared = {name: _shared(runs, f"{name}.json", keys) for name, keys in _SHARED.items()}
     return ReportData(find_arms(runs), shared["traces"], shared["landscape"], shared["pareto"])
 
 
@@ -94,7 +101,7 @@ def build_report(request: ReportRequest, path: str | os.PathLike) -> list[str]:
 
 
 def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
-    folder = request.runs[0].rpartition("=")[2]
+    folder = split_name(request.runs[0])[1]
     made = [
         headline(data.arms),
         categories(data.arms),
@@ -109,6 +116,15 @@ def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
     return [*made, origin(data.arms)]
 
 
-def _shared(runs: Sequence[str], name: str) -> Any:
+def _shared(runs: Sequence[str], name: str, keys: set[str]) -> Any:
+    """What a file holds, if it is what its name says; None: there is none."""
     path = find_shared(runs, name)
-    return None if path is None else read_json(Path(path), "file")
+    if path is None:
+        return None
+    content = read_json(path, "file")
+    parts = content if isinstance(content, list) else [content]
+    if not parts or not all(isinstance(part, dict) and keys <= set(part) for part in parts):
+        raise ValueError(
+            f"{path} is no file of that name (expected {', '.join(sorted(keys))}): measure again"
+        )
+    return content

@@ -8,7 +8,7 @@ from plotly import graph_objects
 
 from fisher_detr.report.arms import ReportArm, reference
 from fisher_detr.report.blocks import Cell, Chart, Section, Table
-from fisher_detr.report.style import MARKERS, SYMBOLS, color_of, figure, number, signed, spec
+from fisher_detr.report.style import MARKERS, color_of, figure, number, shown, signed, spec, symbol_of
 
 _ROW = 24  # CSS pixels
 
@@ -83,7 +83,7 @@ def draw_categories(axes: Axes, arms: Sequence[ReportArm]) -> None:
 
 
 def _figure(arms: Sequence[ReportArm], rows: Sequence[CategoryRow]) -> graph_objects.Figure:
-    labels = [_label(row) for row in rows]
+    labels = [shown(_label(row)) for row in rows]
     traces = [_span(rows, labels)]
     for place, arm in enumerate(arms):
         traces.append(
@@ -91,13 +91,15 @@ def _figure(arms: Sequence[ReportArm], rows: Sequence[CategoryRow]) -> graph_obj
                 x=[row.values[place] for row in rows],
                 y=labels,
                 mode="markers",
-                name=arm.name,
-                marker={"color": color_of(place), "symbol": SYMBOLS[place % len(SYMBOLS)], "size": 10}
+                name=shown(arm.name),
+                marker={"color": color_of(place), "symbol": symbol_of(place), "size": 10}
                 | ({"line": {"width": 3, "color": color_of(place)}} if place == 0 else {}),
                 hovertemplate="%{y}<br>AP %{x:.1f}",
             )
         )
-    return figure(traces, {"yaxis": {"autorange": "reversed"}, "xaxis": {"title": {"text": "AP"}}})
+    # The first on top, without the room that Plotly leaves at both ends.
+    axes = {"yaxis": {"range": [len(rows) - 0.5, -0.5]}, "xaxis": {"title": {"text": "AP"}}}
+    return figure(traces, axes)
 
 
 def _span(rows: Sequence[CategoryRow], labels: Sequence[str]) -> graph_objects.Scatter:
@@ -140,10 +142,12 @@ def _label(row: CategoryRow) -> str:
 def _lead(arms: Sequence[ReportArm], rows: Sequence[CategoryRow]) -> str:
     known = [row for row in rows if row.loss is not None]
     if not known:
-        return "With one arm there is nothing to compare."
+        return "Nothing to compare: one arm, or no category that two arms have values of."
     worst, least = known[0], known[-1]
+    if worst.loss <= 0.0:
+        return f"No category loses anything against {reference(arms).name}."
     return (
-        f"Over the arms, {worst.name} loses most, up to {number(worst.loss)} points against "
-        f"{reference(arms).name}, and {least.name} least, at most {number(least.loss)}. Categories with few "
-        "objects vary by chance as well."
+        f"In the arm that is hardest on it, {worst.name} has {signed(-worst.loss)} points against "
+        f"{reference(arms).name}, {least.name} {signed(-least.loss)}: the most and the least of all. "
+        "Those with few objects vary by chance as well."
     )

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
 from fisher_detr.report.layers import restyled
-from fisher_detr.report.style import color_of, spec
+from fisher_detr.report.style import color_of, shown, spec
 
 _COMMAND = (
     "tools/measure_landscape.py --config-file CONFIG --output {folder}/landscape.json "
@@ -101,7 +101,7 @@ def _lines(models: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> gr
             line = graph_objects.Scatter(
                 x=steps,
                 y=rise,
-                name=model["name"],
+                name=shown(model["name"]),
                 legendgroup=model["name"],
                 showlegend=column == 1,
                 mode="lines+markers",
@@ -119,7 +119,7 @@ def _lines(models: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> gr
 def _planes(models: Sequence[Mapping[str, Any]], objective: str) -> graph_objects.Figure:
     rows = -(-len(models) // _COLUMNS)
     columns = min(len(models), _COLUMNS)
-    titles = [model["name"] for model in models]
+    titles = [shown(model["name"]) for model in models]
     made = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.08)
     rises = [_plane_rise(model, objective) for model in models]
     top = max(float(rise.max()) for rise in rises)

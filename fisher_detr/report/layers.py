@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
-from fisher_detr.report.style import CRITICAL_COLOR, OVERALL_COLOR, color_of, figure, number, spec
+from fisher_detr.report.style import CRITICAL_COLOR, OVERALL_COLOR, color_of, figure, number, shown, spec
 from fisher_detr.structures import SensitivityTable
 
 _LISTED = 8  # layers on which the objectives disagree
@@ -40,9 +40,7 @@ class LayerShares:
 def layer_shares(table: SensitivityTable, average_bits: float) -> LayerShares:
     """Predicted damage of every layer at the candidate width next to an average."""
     column = int(np.argmin(np.abs(np.array(table.widths) - average_bits)))
-    shares = {
-        name: values[:, column] / max(values[:, column].sum(), 1e-300) for name, values in table.terms.items()
-    }
+    shares = {name: _shares(values[:, column]) for name, values in table.terms.items()}
     numel = np.array([layer.numel for layer in table.layers], dtype=float)
     chosen = table.meta.get("critical_set") or {}
     return LayerShares(
@@ -53,6 +51,12 @@ def layer_shares(table: SensitivityTable, average_bits: float) -> LayerShares:
         numel / numel.sum(),
         chosen.get("name", ""),
     )
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Parts of the sum; a measured rise below zero is none."""
+    positive = values.clip(min=0.0)
+    return positive / (positive.sum() or 1.0)
 
 
 def layers(arms: Sequence[ReportArm]) -> Section:
@@ -67,11 +71,13 @@ def layers(arms: Sequence[ReportArm]) -> Section:
     else:
         blocks.append(
             Missing(
-                "No arm has an allocation.json.", "tools/train_net.py --config-file CONFIG QUANT.ENABLED True"
+                "No arm has an allocation.json.",
+                "tools/train_net.py --config-file CONFIG QUANT.ENABLED True OUTPUT_DIR ARM",
             )
         )
     if shares is None:
-        blocks.append(Missing("No arm has a sensitivity.json.", "tools/allocate.py --config-file CONFIG"))
+        command = "tools/allocate.py --config-file CONFIG OUTPUT_DIR ARM"
+        blocks.append(Missing("No arm has a sensitivity.json.", command))
     elif shares.critical is not None:
         blocks.append(_disagreement(shares, planned))
     return Section("layers", "Which layers are to blame", _LEAD, blocks)
@@ -158,7 +164,7 @@ def _widths(arm: ReportArm, names: Sequence[str], color: str) -> graph_objects.B
     return graph_objects.Bar(
         x=list(range(len(names))),
         y=[arm.allocation.bits.get(name) for name in names],
-        name=arm.name,
+        name=shown(arm.name),
         marker={"color": color},
         customdata=list(names),
         hovertemplate="%{customdata}<br>%{y} bits",
@@ -172,7 +178,7 @@ def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
     return [
         graph_objects.Scatter(
             x=list(range(len(values))),
-            y=values.tolist(),
+            y=[value or None for value in values.tolist()],  # nothing has no logarithm
             name=name,
             mode="lines+markers",
             line={"color": color, "width": 1},

@@ -28,7 +28,7 @@ def _table(arms: Sequence[ReportArm]) -> Table:
     for arm in arms:
         made = arm.provenance
         versions = ", ".join(f"{name} {version}" for name, version in made["environment"].items())
-        weights, digest = made.get("weights") or "–", made.get("weights_sha256") or ""
+        weights, digest = made.get("started_from") or "–", made.get("started_from_sha256") or ""
         rows.append(
             [
                 Cell(arm.name),
@@ -39,4 +39,4 @@ def _table(arms: Sequence[ReportArm]) -> Table:
                 Cell(versions),
             ]
         )
-    return Table(["arm", "command", "seed", "weights", "time (UTC)", "versions"], rows)
+    return Table(["arm", "command", "seed", "began with", "time (UTC)", "versions"], rows)

@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from plotly import graph_objects
 
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Chart, Missing, Section
-from fisher_detr.report.style import CRITICAL_COLOR, OVERALL_COLOR, color_of, figure, spec
+from fisher_detr.report.style import CRITICAL_COLORS, OVERALL_COLOR, color_of, figure, shown, spec
 
 _COMMAND = "tools/allocate.py --config-file CONFIG --pareto {folder}/pareto.json --measure 5"
 _LEAD = (
-    "Plans of every size, each the best by the predicted damage. Predicted is half the quadratic form of the "
-    "Fisher information on the error of the weights; measured is the rise of the loss on images that neither "
-    "the plan nor the calibration has seen, with activations quantized too."
+    "Plans of every size, each the best by the predicted damage. Predicted is what the sensitivities say of "
+    "the errors of the weights; measured is the rise of the loss on images that neither plan nor calibration "
+    "has seen, with activations quantized too. The axis is a logarithm: a rise that is not positive has no "
+    "point."
 )
 Plans = Sequence[Mapping[str, Any]]
 
@@ -31,7 +33,7 @@ def pareto(arms: Sequence[ReportArm], plans: Plans | None, folder: str) -> Secti
         blocks.append(Chart("pareto-measured", spec(_measured(measured)), text, 420))
     else:
         blocks.append(Missing("No plan of pareto.json was measured.", _COMMAND.format(folder=folder)))
-    caption = "Predicted damage of the whole objective, which the plans minimise; dots: plans of the arms."
+    caption = "Predicted damage of the whole objective, which the plans minimise; stars: plans of the arms."
     blocks.append(Chart("pareto", spec(_curve(arms, plans)), caption, 380))
     return Section("pareto", title, _LEAD, blocks)
 
@@ -42,16 +44,15 @@ def draw_pareto(axes: Axes, plans: Plans) -> None:
     axes.set_xlabel("kB of quantized weights")
     axes.set_yscale("log")
     if not measured:
-        axes.plot(
-            [p["size_bytes"] / 1e3 for p in plans], [p["cost"] for p in plans], ".-", color=OVERALL_COLOR
-        )
+        axes.plot([p["size_bytes"] / 1e3 for p in plans], [p["cost"] for p in plans], ".-", color="#7f7f7f")
         axes.set_ylabel("predicted damage")
         return
     for objective in measured[0]["meta"]["measured"]:
         size = [p["size_bytes"] / 1e3 for p in measured]
         found = [p["meta"]["measured"][objective] for p in measured]
-        color = _color(objective)
-        axes.plot(size, [p["meta"]["predicted"][objective] for p in measured], "--", color=color)
+        color = _color(objective, measured)
+        predicted = [p["meta"]["predicted"].get(objective, np.nan) for p in measured]
+        axes.plot(size, predicted, "--", color=color)
         axes.errorbar(
             size,
             [x["rise"] for x in found],
@@ -64,8 +65,12 @@ def draw_pareto(axes: Axes, plans: Plans) -> None:
     axes.legend(frameon=False)
 
 
-def _color(objective: str) -> str:
-    return OVERALL_COLOR if objective == "overall" else CRITICAL_COLOR
+def _color(objective: str, plans: Plans) -> str:
+    """The overall objective's, or one for each critical set."""
+    if objective == "overall":
+        return OVERALL_COLOR
+    critical = sorted(set(plans[0]["meta"]["measured"]) - {"overall"})
+    return CRITICAL_COLORS[critical.index(objective) % len(CRITICAL_COLORS)]
 
 
 def _measured(plans: Plans) -> graph_objects.Figure:
@@ -73,7 +78,7 @@ def _measured(plans: Plans) -> graph_objects.Figure:
     made = []
     for objective in plans[0]["meta"]["measured"]:
         found = [plan["meta"]["measured"][objective] for plan in plans]
-        color = {"color": _color(objective)}
+        color = {"color": _color(objective, plans)}
         made += [
             graph_objects.Scatter(
                 x=size,
@@ -106,9 +111,9 @@ def _curve(arms: Sequence[ReportArm], plans: Plans) -> graph_objects.Figure:
         graph_objects.Scatter(
             x=[plan["size_bytes"] / 1e3 for plan in plans],
             y=[plan["cost"] for plan in plans],
-            name=str(plans[0]["meta"].get("arm", "plans")),
+            name="best plans",
             mode="lines+markers",
-            line={"color": OVERALL_COLOR},
+            line={"color": "#7f7f7f"},
             marker={"size": 4},
             text=[_widths(plan["bits"]) for plan in plans],
             hovertemplate="%{x:,.0f} kB, %{text}<br>damage %{y:.3g}",
@@ -120,7 +125,7 @@ def _curve(arms: Sequence[ReportArm], plans: Plans) -> graph_objects.Figure:
                 graph_objects.Scatter(
                     x=[arm.allocation.size_bytes / 1e3],
                     y=[arm.allocation.cost],
-                    name=arm.name,
+                    name=shown(arm.name),
                     mode="markers",
                     marker={"color": color_of(place), "size": 12, "symbol": "star"},
                     hovertemplate="%{x:,.0f} kB<br>damage %{y:.3g}",

@@ -16,6 +16,8 @@ from fisher_detr.structures import CategorySet
 
 THRESHOLD = 0.5  # of the scores that are shown
 _QUALITY = 85  # of a JPEG
+_DETECTIONS = "coco_instances_results.json"
+_EVALUATE = "tools/train_net.py --eval-only --config-file CONFIG MODEL.WEIGHTS CHECKPOINT"
 _COMMAND = "tools/report.py ... --images FOLDER --annotations FILE"
 _TO_CORNERS = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])  # xywh -> xyxy
 
@@ -77,15 +79,14 @@ def read_samples(
         raise FileNotFoundError(f"the evaluation of {arms[0].name} does not tell where its images are")
     truth = read_json(path, "annotation file")
     index = {category["id"]: i for i, category in enumerate(data["categories"])}
-    objects = _by_image([x for x in truth["annotations"] if not x.get("iscrowd")])
+    known = [x for x in truth["annotations"] if x["category_id"] in index and not x.get("iscrowd")]
+    objects = _by_image(known)
     critical = {id_ for id_, i in index.items() if i in category_set.indices}
     counts = {image: sum(x["category_id"] in critical for x in found) for image, found in objects.items()}
     chosen = sorted(counts, key=lambda image: (-counts[image], image))[:count]
     names = {image["id"]: image["file_name"] for image in truth["images"]}
-    found = {
-        arm.name: _by_image(read_json(arm.folder / "coco_instances_results.json", "detections"))
-        for arm in arms
-    }
+    wanted = set(chosen)
+    found = {arm.name: _detections(arm, wanted) for arm in arms}
     return [
         Sample(
             _read(Path(root) / names[image]),
@@ -110,14 +111,16 @@ def samples(
         f"score of {THRESHOLD:g} or more; thin grey ones: of other categories. Orange: missed, no detection "
         "of its category covers the object with an IoU of one half."
     )
-    try:
-        found = read_samples(arms, chosen, count, image_root, annotations)
-    except FileNotFoundError as error:
-        return Section("samples", title, lead, [Missing(f"{error}.", _COMMAND)])
-    names = [category["name"] for category in arms[0].evaluation["categories"]]
+    drawn = [arm for arm in arms if (arm.folder / _DETECTIONS).is_file()]
     blocks: list[Block] = [
-        Gallery([_picture(sample, arm.name, chosen, names) for arm in arms]) for sample in found
+        Missing(f"No {_DETECTIONS} of {arm.name}.", _EVALUATE) for arm in arms if arm not in drawn
     ]
+    try:
+        found = read_samples(drawn, chosen, count, image_root, annotations) if drawn else []
+    except FileNotFoundError as error:
+        return Section("samples", title, lead, [*blocks, Missing(f"{error}.", _COMMAND)])
+    names = [category["name"] for category in arms[0].evaluation["categories"]]
+    blocks += [Gallery([_picture(sample, arm.name, chosen, names) for arm in drawn]) for sample in found]
     return Section("samples", title, lead, blocks)
 
 
@@ -135,7 +138,8 @@ def _aim(arm: ReportArm) -> str:
     if arm.allocation is None:
         return ""
     origin = arm.allocation.meta.get("sensitivity") or {}
-    return ((origin.get("critical_set") if isinstance(origin, dict) else None) or {}).get("name", "")
+    tables = [origin, *(part for part in origin.values() if isinstance(part, dict))]  # of several sets
+    return next((table["critical_set"]["name"] for table in tables if table.get("critical_set")), "")
 
 
 def _read(path: Path) -> np.ndarray:
@@ -150,6 +154,12 @@ def _by_image(items: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str,
     for item in items:
         found.setdefault(item["image_id"], []).append(item)
     return found
+
+
+def _detections(arm: ReportArm, images: set[int]) -> dict[int, list[Mapping[str, Any]]]:
+    """Of the images that are shown alone: those of all would fill the memory."""
+    stored = read_json(arm.folder / _DETECTIONS, "detections")
+    return _by_image([found for found in stored if found["image_id"] in images])
 
 
 def _boxes(items: Sequence[Mapping[str, Any]], index: Mapping[int, int]) -> Boxes2D:

@@ -4,6 +4,7 @@ Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart,
 one is lost on a dark page, the other on a light one. Symbols differ too.
 """
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,19 @@ from plotly import graph_objects
 COLORS = ("#7f7f7f", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
 SYMBOLS = ("line-ns-open", "circle", "square", "diamond", "triangle-up", "cross", "star")
 MARKERS = ("|", "o", "s", "D", "^", "P", "*")  # the same, for matplotlib
-OVERALL_COLOR, CRITICAL_COLOR = "#56B4E9", "#D55E00"
+# Of objectives, which are no arms: brown and purple, with symbols of their own.
+OVERALL_COLOR, CRITICAL_COLORS = "#8C564B", ("#9467BD", "#E377C2", "#17BECF", "#BCBD22")
+CRITICAL_COLOR = CRITICAL_COLORS[0]
+
+
+def symbol_of(place: int) -> str:
+    """Of an arm; an eighth has the first one's colour, and not its symbol."""
+    return SYMBOLS[(place + place // len(COLORS)) % len(SYMBOLS)]
+
+
+def shown(name: str) -> str:
+    """A name as Plotly shows it, which takes tags for markup."""
+    return html.escape(name, quote=False)
 
 
 def color_of(place: int) -> str:

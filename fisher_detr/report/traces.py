@@ -8,14 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from plotly import graph_objects
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from fisher_detr.report.arms import ReportArm, reference
 from fisher_detr.report.blocks import Cell, Chart, Missing, Section, Table
-from fisher_detr.report.style import SYMBOLS, color_of, figure, number, spec
+from fisher_detr.report.style import color_of, figure, number, shown, spec, symbol_of
 
 _COMMAND = "tools/measure_traces.py --config-file CONFIG --output {folder}/traces.json"
 _RESAMPLES = 2000
+_LABELLED = 30  # points with their names beside them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +40,16 @@ class TracePoint:
 
 def trace_points(arms: Sequence[ReportArm], traces: Mapping[str, Any]) -> list[TracePoint]:
     """Traces and losses of all categories and critical sets that both know."""
-    metrics = {(x["id"],): (x["metric"], x["name"]) for x in arms[0].evaluation["categories"]}
+    data = arms[0].evaluation
+    metrics = {("category", (x["id"],)): (x["metric"], x["name"]) for x in data["categories"]}
+    metrics |= {("set", tuple(ids)): (f"APcrit_{name}", name) for name, ids in data["sets"].items()}
     points = []
     for found in traces["objectives"]:
-        if found["kind"] == "category":
-            metric, name = metrics.get(tuple(found["categories"]), ("", found["name"]))
-        elif found["kind"] == "set":
-            metric, name = f"APcrit_{found['name']}", found["name"]
-        else:
-            continue
-        losses = tuple(_lost(arm, reference(arms), metric) for arm in arms)
-        points.append(
-            TracePoint(name, found["kind"] == "set", found["trace"], found["standard_error"], losses)
-        )
+        key = found["kind"], tuple(found["categories"])
+        if key in metrics:
+            metric, name = metrics[key]
+            losses = tuple(_lost(arm, reference(arms), metric) for arm in arms)
+            points.append(TracePoint(name, key[0] == "set", found["trace"], found["standard_error"], losses))
     return points
 
 
@@ -61,15 +59,18 @@ def traces(arms: Sequence[ReportArm], content: Mapping[str, Any] | None, folder:
     if content is None:
         return Section("traces", title, _LEAD, [Missing("No traces.json.", _COMMAND.format(folder=folder))])
     points = trace_points(arms, content)
-    shown = _compared(arms)
+    if not points:
+        text = "The categories of traces.json are not those that were evaluated."
+        return Section("traces", title, _LEAD, [Missing(text, _COMMAND.format(folder=folder))])
+    compared = _compared(arms)
     chart = Chart(
         "traces",
-        spec(_figure(shown, points)),
+        spec(_figure(compared, points)),
         f"Fisher trace of {content['num_images']} images with standard errors, against what is lost. "
         "Diamonds: critical sets. A click on a name shows or hides an arm.",
         480,
     )
-    return Section("traces", title, _LEAD, [chart, _table(shown, points)])
+    return Section("traces", title, _LEAD, [chart, _table(compared, points), _numbers(compared, points)])
 
 
 _LEAD = (
@@ -97,9 +98,11 @@ def rank_correlation(
     if len(pairs) < 4 or (pairs == pairs[0]).all(axis=0).any():
         return None
     rng = np.random.default_rng(seed)
-    drawn = [pairs[rng.integers(len(pairs), size=len(pairs))] for _ in range(_RESAMPLES)]
-    varied = [x for x in drawn if not (x == x[0]).all(axis=0).any()]
-    found = [float(spearmanr(*x.T).statistic) for x in varied]
+    drawn = pairs[rng.integers(len(pairs), size=(_RESAMPLES, len(pairs)))]  # [R, N, 2]
+    ranks = rankdata(drawn, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    lengths = np.sqrt((ranks**2).sum(axis=1).prod(axis=1))  # 0 where a resample has one value only
+    found = (ranks.prod(axis=2).sum(axis=1) / np.where(lengths, lengths, np.nan))[lengths > 0]
     low, high = np.percentile(found, (2.5, 97.5))
     return float(spearmanr(*pairs.T).statistic), float(low), float(high)
 
@@ -142,10 +145,10 @@ def _lost(arm: ReportArm, first: ReportArm, metric: str) -> float | None:
     return None if after is None or before is None else before - after
 
 
-def _figure(shown: Sequence[tuple[int, ReportArm]], points: Sequence[TracePoint]) -> graph_objects.Figure:
+def _figure(compared: Sequence[tuple[int, ReportArm]], points: Sequence[TracePoint]) -> graph_objects.Figure:
     made = [
         _scatter(arm.name, place, [p for p in points if p.is_set == is_set], number_of > 0, is_set)
-        for number_of, (place, arm) in enumerate(shown)
+        for number_of, (place, arm) in enumerate(compared)
         for is_set in (False, True)
     ]
     axes = {
@@ -162,35 +165,42 @@ def _scatter(
         x=[p.trace for p in points],
         y=[p.losses[place] for p in points],
         error_x={"type": "data", "array": [p.error or 0.0 for p in points], "thickness": 1, "width": 0},
-        text=[p.name for p in points],
-        mode="markers+text",
+        text=[shown(p.name) for p in points],
+        customdata=[p.error for p in points],
+        mode="markers+text" if len(points) <= _LABELLED else "markers",
         textposition="top center",
         textfont={"size": 10},
-        name=name,
+        name=shown(name),
         legendgroup=name,
         showlegend=not is_set,
         visible="legendonly" if hidden else True,
         marker={
             "color": color_of(place),
             "size": 11 if is_set else 9,
-            "symbol": "diamond-open" if is_set else SYMBOLS[place % len(SYMBOLS)],
+            "symbol": "diamond-open" if is_set else symbol_of(place),
         },
-        hovertemplate="%{text}<br>trace %{x:.3g}<br>%{y:.1f} points lost",
+        hovertemplate="%{text}<br>trace %{x:.3g} ± %{customdata:.2g}<br>%{y:.1f} points lost",
     )
 
 
-def _table(shown: Sequence[tuple[int, ReportArm]], points: Sequence[TracePoint]) -> Table:
+def _table(compared: Sequence[tuple[int, ReportArm]], points: Sequence[TracePoint]) -> Table:
     rows = []
-    for place, arm in shown:
+    for place, arm in compared:
         found = rank_correlation(points, place)
-        values = (
-            ("–", "")
-            if found is None
-            else (number(found[0], 2), f"{found[1]:.2f} to {found[2]:.2f}".replace("-", "−"))
-        )
-        rows.append([Cell(arm.name), *map(Cell, values)])
-    return Table(
-        ["arm", "rank correlation", "95 %"],
-        rows,
-        "Spearman's correlation over the categories, intervals by resampling them",
-    )
+        values = ["–", ""] if found is None else [f"{found[0]:.2f}", f"{found[1]:.2f} to {found[2]:.2f}"]
+        rows.append([Cell(arm.name), *(Cell(value.replace("-", "−")) for value in values)])
+    caption = "Spearman's correlation over the categories, intervals by resampling them"
+    return Table(["arm", "rank correlation", "95 %"], rows, caption)
+
+
+def _numbers(compared: Sequence[tuple[int, ReportArm]], points: Sequence[TracePoint]) -> Table:
+    rows = [
+        [
+            Cell(f"{point.name} (set)" if point.is_set else point.name),
+            Cell(f"{point.trace:.4g}", f"± {point.error:.2g}" if point.error else ""),
+            *(Cell(number(point.losses[place])) for place, _ in compared),
+        ]
+        for point in sorted(points, key=lambda point: -point.trace)
+    ]
+    titles = ["category", "trace", *(f"lost by {arm.name}" for _, arm in compared)]
+    return Table(titles, rows, "The numbers", collapsed=True)

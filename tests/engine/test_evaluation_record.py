@@ -43,7 +43,7 @@ def test_what_was_evaluated_and_how(made, tmp_path):
         assert category["objects"] == sum(x["category_id"] == category["id"] for x in content["annotations"])
         assert category["metric"] in found["metrics"]
     made_by = read(tmp_path, "provenance.json")
-    assert made_by["weights_sha256"] == sha256_of(tmp_path / "weights.pth")
+    assert made_by["started_from_sha256"] == sha256_of(tmp_path / "weights.pth")
     assert made_by["seed"] == 1 and "SEED: 1" in made_by["config"]
     assert made_by["environment"]["torch"] == torch.__version__
 
@@ -65,6 +65,10 @@ def test_arms_have_their_size_and_work(made, tmp_path):
     assert first.is_float and first.of_coverage("total_bytes") == full.size_bytes
     assert second.of_coverage("total_bytes") == result.size_bytes < full.size_bytes
     assert second.name == "uniform" and second.allocation == plan
+    assert (
+        "ARM: uniform" in second.provenance["config"] and "AVERAGE_BITS: 4.0" in second.provenance["config"]
+    )
+    assert "ENABLED: true" not in first.provenance["config"].partition("QUANT:")[2].partition("QAT:")[0]
     counted = {x["name"]: x["macs"] for x in second.coverage["products"]}
     assert all(counted[name] == macs for name, macs in quantizer.count_macs().items())
     assert first.coverage["traced_size"] == second.coverage["traced_size"] == [64, 64]

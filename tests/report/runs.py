@@ -82,8 +82,8 @@ def provenance(arm):
         "config": "MODEL:\n  DEVICE: cpu\n",
         "environment": {"torch": "2.0", "device": "CPU"},
         "seed": 7,
-        "weights": "model.pth",
-        "weights_sha256": "0123456789abcdef",
+        "started_from": "model.pth",
+        "started_from_sha256": "0123456789abcdef",
         "time": "2026-01-01T00:00:00+00:00",
     }
 

@@ -58,8 +58,9 @@ def test_the_evaluator_alone_is_enough(tmp_path):
 
 
 def test_latency_is_read_where_it_was_measured(runs):
-    write_json(runs / "uniform" / "latency.json", {"milliseconds": 12.5})
-    assert [arm.latency for arm in find_arms([str(runs)])] == [None, 12.5, None]
+    write_json(runs / "full_precision" / "image_latency.json", {"milliseconds": 20.0})
+    write_json(runs / "uniform" / "image_latency.json", {"milliseconds": 12.5})
+    assert [arm.latency for arm in find_arms([str(runs)])] == [20.0, 12.5, None]
 
 
 def test_shared_files_lie_above_or_below_the_runs(runs):
@@ -96,3 +97,47 @@ def test_a_broken_evaluation_is_named(runs, content):
     path.write_text(content)
     with pytest.raises(ValueError, match=f"{path}"):
         find_arms([str(runs)])
+
+
+def test_without_coverage_arms_stay_as_they_were_named_and_full_precision_comes_first(runs):
+    for file in runs.rglob("coverage.json"):
+        file.unlink()
+    named = [f"qat={runs / 'fisher_critical'}", f"uniform={runs / 'uniform'}", str(runs / "full_precision")]
+    arms = find_arms(named)
+    assert [arm.name for arm in arms] == ["full_precision", "qat", "uniform"]
+    assert reference(arms).name == "full_precision"
+    assert [arm.name for arm in find_arms([f"full={runs / 'full_precision'}", named[1]])] == [
+        "full",
+        "uniform",
+    ]
+
+
+def test_the_folder_of_one_evaluation_keeps_the_plan_of_its_run(runs):
+    (arm,) = find_arms([str(runs / "uniform" / "inference" / DATA)])
+    assert arm.name == "uniform" and arm.allocation == plan("uniform")
+
+
+def test_averaged_weights_are_an_arm_of_their_own(runs):
+    averaged = runs / "uniform" / "ema" / "inference" / DATA
+    shutil.copytree(runs / "uniform" / "inference" / DATA, averaged)
+    (arm,) = find_arms([f"qat={runs / 'uniform'}"])
+    assert "ema" not in arm.folder.parts
+    (arm,) = find_arms([str(averaged)])
+    assert arm.name == "uniform/ema" and arm.allocation == plan("uniform")
+    assert len(find_arms([str(runs)])) == 4
+
+
+@pytest.mark.parametrize("key", ["num_images", "categories", "sets"])
+def test_what_is_not_alike_is_not_compared(runs, key):
+    content = evaluation("uniform")
+    content[key] = {"num_images": 1, "categories": content["categories"][:1], "sets": {"person": [3]}}[key]
+    write_json(runs / "uniform" / "inference" / DATA / "evaluation.json", content)
+    with pytest.raises(ValueError, match=f"the evaluations of .* differ in {key}: evaluate both"):
+        find_arms([str(runs)])
+
+
+def test_a_folder_may_have_an_equals_sign(runs):
+    odd = runs.parent / "lr=0.1"
+    runs.rename(odd)
+    assert len(find_arms([str(odd)])) == 3
+    assert find_arms([f"a={odd / 'uniform'}"])[0].name == "a"

@@ -1,14 +1,17 @@
 """The page: whole, alone, and drawn without an error by a real browser."""
 
 import html.parser
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from fisher_detr.report import ReportRequest, build_report, draw_figures, read_runs
+from fisher_detr.report import ReportRequest, build_report, draw_figures, find_arms, read_runs
+from fisher_detr.report.layers import draw_layers
 from tests.report.runs import make_shared
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -63,12 +66,29 @@ def test_names_are_text_and_no_markup(page):
     assert "<i>" not in re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
 
 
+def test_names_are_text_in_the_charts_too(page):
+    """Plotly takes tags for markup: it is given their entities."""
+    charts = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text(), re.DOTALL)
+    texts = [json.dumps(json.loads(chart)) for chart in charts]
+    assert any("&lt;i&gt;sign&lt;/i&gt; (2)" in text for text in texts)
+    assert not any("<i>" in text for text in texts)
+
+
 def test_what_is_missing_is_told_with_its_command(runs, tmp_path):
     gaps = build_report(ReportRequest([str(runs)], num_samples=0), tmp_path / "report.html")
     assert len(gaps) == 3
     for gap, tool in zip(gaps, ("measure_traces.py", "measure_landscape.py", "allocate.py"), strict=True):
         assert tool in gap and str(runs) in gap
         assert gap.split(". ", 1)[1] in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("name", "content"), [("traces", "{}"), ("landscape", "[]"), ("pareto", "[]")])
+def test_a_shared_file_of_another_kind_is_named(runs, name, content):
+    (runs / f"{name}.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"{name}.json is no file of that name \(expected .*\): measure again"
+    ):
+        read_runs([str(runs)])
 
 
 def test_figures_for_files(runs, tmp_path):
@@ -78,6 +98,13 @@ def test_figures_for_files(runs, tmp_path):
     charts = ("categories", "layers", "traces", "landscape", "pareto")
     assert names == {f"{chart}.{suffix}" for chart in charts for suffix in ("png", "svg")}
     assert all(path.stat().st_size > 5000 for path in written)
+
+
+def test_a_drawn_plan_has_its_widths_in_the_order_of_the_network(runs):
+    axes = Figure().subplots(2, 1)
+    draw_layers(axes, find_arms([str(runs)]))
+    steps = {line.get_label(): list(line.get_ydata()) for line in axes[0].lines}
+    assert steps == {"uniform": [4, 4, 4], "fisher_critical": [8, 3, 4]}
 
 
 def browse(common, option, page):

@@ -62,7 +62,7 @@ def test_categories_are_sorted_by_their_largest_loss(arms):
     ]
     assert rows[0].sets == ("person",) and rows[1].sets == () and rows[0].objects == 40
     section = categories(arms)
-    assert "person loses most, up to 30.0 points" in section.lead
+    assert "person has −30.0 points against full_precision, rider −5.0" in section.lead
     assert [cell.note for cell in section.blocks[1].rows[0]][3:] == ["", "−30.0", "−5.0"]
     drawn = json.loads(section.blocks[0].spec)["data"]
     assert drawn[2]["name"] == "uniform" and drawn[2]["x"][:3] == [30.0, 60.0, 35.0]
@@ -106,7 +106,8 @@ def test_traces_stand_against_what_is_lost(arms):
     assert points["<i>sign</i>", False].losses == (None, None, None)  # called as in the evaluation
     assert points["rider", False].trace == 5.0 and points["rider", False].error == 0.5
     assert len(points) == 5  # the overall trace has no category
-    chart, table = traces(arms, known_traces(), "runs").blocks
+    chart, table, values = traces(arms, known_traces(), "runs").blocks
+    assert texts(values.rows[0]) == ["person", "30", "30.0", "5.0"] and values.rows[0][1].note == "± 3"
     assert "16 images" in chart.caption
     assert texts(table.rows[0]) == ["uniform", "–", ""]  # three categories tell nothing
 
@@ -143,7 +144,7 @@ def test_pareto_shows_what_was_predicted_and_measured(arms, runs):
     lines = {x["name"]: x["y"] for x in json.loads(measured.spec)["data"]}
     assert lines["overall, predicted"] == [0.5, 0.25, 0.5 / 3]
     assert lines["overall, measured"] == [0.4, 0.2, 0.4 / 3]
-    assert [x["name"] for x in json.loads(curve.spec)["data"]] == ["fisher_critical", "fisher_critical"]
+    assert [x["name"] for x in json.loads(curve.spec)["data"]] == ["best plans", "fisher_critical"]
     unmeasured = [{**plan, "meta": {"arm": "fisher_critical"}} for plan in plans]
     assert "--measure 5" in pareto(arms, unmeasured, "runs").blocks[0].command
 
