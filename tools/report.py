@@ -11,8 +11,6 @@ CriticalCategoryEvaluator. Nothing is computed again; a part whose files are mis
 import argparse
 import sys
 
-from fisher_detr.report import ReportRequest, build_report, draw_figures, read_runs
-
 
 def main() -> None:
     """Parse the command line, write the page."""
@@ -26,12 +24,20 @@ def main() -> None:
     parser.add_argument("--images", metavar="FOLDER", help="of the images, where they have moved")
     parser.add_argument("--annotations", metavar="FILE", help="of the images, where it has moved")
     args = parser.parse_args()
-    request = ReportRequest(args.runs, args.title, args.target, args.samples, args.images, args.annotations)
     try:
-        gaps = build_report(request, args.output)
-        figures = draw_figures(read_runs(args.runs), args.figures) if args.figures else []
-    except (ValueError, OSError) as error:
+        run(args)
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"report: {error}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page, and say what it lacks."""
+    # Here, since plotly and Jinja2 are an extra, [report]: without them there is an error in one line.
+    from fisher_detr.report import ReportRequest, build_report, draw_figures, read_runs
+
+    request = ReportRequest(args.runs, args.title, args.target, args.samples, args.images, args.annotations)
+    gaps = build_report(request, args.output)
+    figures = draw_figures(read_runs(args.runs), args.figures) if args.figures else []
     for gap in gaps:
         print(f"not in the report: {gap}")
     print(args.output if not figures else f"{args.output}, and {len(figures)} files in {args.figures}")
