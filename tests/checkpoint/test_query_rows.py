@@ -6,7 +6,7 @@ import os
 import pytest
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fisher_detr.checkpoint import (
     SafeCheckpointer,
@@ -14,7 +14,7 @@ from fisher_detr.checkpoint import (
     load_tensors,
     restore_official_file,
 )
-from fisher_detr.files import sha256_of
+from fisher_detr.files import sha256_of, write_sealed
 from tests.checkpoint.official_models import small_model, small_tensors
 from tests.oracles.official_keys import SMALL
 
@@ -196,7 +196,7 @@ def test_rows_that_are_not_the_groups(tmp_path, shape):
     with safetensors.safe_open(side, "pt") as file:
         metadata = file.metadata()
     assert metadata["official_sha256"] == sha256_of(tmp_path / "official.pth")
-    save_file({"query_embed.weight": torch.zeros(shape)}, side, metadata)
+    write_sealed(side, save({"query_embed.weight": torch.zeros(shape)}, metadata))
     with pytest.raises(
         ValueError, match="which are not 2 groups more of query_embed.weight: it is of another"
     ):

@@ -51,7 +51,7 @@ def test_mistakes_of_several_kinds_are_told_together(config):
         "CRITICAL.TARGET, data set 'tiny_defaults': unknown critical category 'cats': did you mean 'cat'",
         "NUM_CLASSES is 7, and data set 'tiny_defaults' has 3 categories",
         "QUANT.ACTIVATION.BITS is 1, expected 2 to 8, or 0",
-        "DATASETS.TEST names the unknown data set 'tiny_default', did you mean tiny_defaults?",
+        "DATASETS.TEST names the unknown data set 'tiny_default', did you mean tiny_defaults",
     ):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
