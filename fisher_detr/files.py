@@ -130,6 +130,7 @@ def write_sealed(path: str | os.PathLike, content: bytes, durable: bool = True) 
     start = 8 + int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8:start]), memoryview(content)[start:]
     metadata = header.setdefault("__metadata__", {})
+    metadata.pop(_CHECKSUM, None)  # of the file that the metadata came from
     metadata[_CHECKSUM] = _seal(header, zlib.crc32(data))
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
