@@ -1,11 +1,10 @@
 """Colours, symbols and number formats that all sections share.
 
-Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart, without its black and yellow:
-one is lost on a dark page, the other on a light one. Symbols differ too.
+Colours of arms are of the Okabe-Ito palette, which colour-blind readers can tell apart, without its black and
+yellow: one is lost on a dark page, the other on a light one. Symbols differ too.
 """
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,8 +63,3 @@ def number(value: float | None, digits: int = 1) -> str:
 def signed(value: float | None, digits: int = 1) -> str:
     """A difference."""
     return "" if value is None else f"{value:+,.{digits}f}".replace("-", "−")
-
-
-def plain(content: Any) -> str:
-    """Indented JSON, to be read."""
-    return json.dumps(content, indent=1, ensure_ascii=False)

@@ -109,8 +109,8 @@ def rank_correlation(
 
 def draw_traces(axes: Axes, arms: Sequence[ReportArm], content: Mapping[str, Any]) -> None:
     """The chart for a file: the first quantized arm."""
-    points, shown = trace_points(arms, content), _compared(arms)
-    for place, arm in shown[:1]:
+    points = trace_points(arms, content)
+    for place, arm in _compared(arms)[:1]:
         known = [p for p in points if p.losses[place] is not None and not p.is_set]
         axes.errorbar(
             [p.trace for p in known],

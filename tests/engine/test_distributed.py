@@ -114,15 +114,6 @@ def test_two_ranks_find_what_one_finds(config, two_ranks, tmp_path):
     assert {found["image_id"] for found in detections(output)} == set(range(1, 9))
 
 
-@pytest.fixture
-def one_thread():
-    """As the ranks have: sums of two threads end in other bits, and a weight may round the other way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -22,14 +22,6 @@ def small_disks():
     disks.need_disks()
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def without_config(folder):
     return {name: digest for name, digest in contents(folder).items() if name != "config.yaml"}
 

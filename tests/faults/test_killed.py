@@ -23,15 +23,6 @@ EVALUATOR = "fisher_detr.evaluation.critical_evaluator:CriticalCategoryEvaluator
 EVERY_IMAGE = ["FISHER.SAVE_EVERY", 1, "FISHER.BATCH_SIZE", 1, "ALLOCATION.ARM", "fisher_critical"]
 
 
-@pytest.fixture
-def one_thread():
-    """As the processes that the tests start have: sums over more threads are rounded otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def killed(trained, fault, *words):
     """Run the driver until the fault."""
     command = faulty.command("train_net", *fault, "--", *trained.arguments(*words))

@@ -65,15 +65,6 @@ def test_training_starts_from_given_weights(trained, output, tmp_path):
     assert all(torch.equal(end[key], start[key]) for key in end)
 
 
-@pytest.fixture
-def one_thread():
-    """As the processes that the tests start have: sums over more threads are rounded otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_kill_and_resume(trained, one_thread, tmp_path):
     """Killed while it saves a checkpoint at each iteration; what is named last is whole.
 
