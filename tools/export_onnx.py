@@ -14,6 +14,7 @@ import argparse
 import sys
 
 from fisher_detr.engine import load_config, start_logging
+from fisher_detr.files import write_json
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--verify-images", type=int, default=50, help="images to compare on; 0: none")
     parser.add_argument("--evaluate", action="store_true", help="the file's metrics on DATASETS.TEST as well")
+    parser.add_argument("--latency", metavar="FILE", help="time of an image (JSON), for tools/report.py")
     parser.add_argument("opts", nargs="*", default=[], help="config keys and values")
     args = parser.parse_args()
     try:
@@ -43,7 +45,12 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Export as the arguments say."""
     # Here, since onnx and onnxruntime are extras: without them there is an error in one line.
-    from fisher_detr.engine.exporting import ExportRequest, evaluate_onnx, export_from_config
+    from fisher_detr.engine.exporting import (
+        ExportRequest,
+        evaluate_onnx,
+        export_from_config,
+        image_latency,
+    )
 
     cfg = load_config(args.config_file, args.opts)
     start_logging(cfg.OUTPUT_DIR)
@@ -60,6 +67,10 @@ def run(args: argparse.Namespace) -> None:
     print(result.audit)
     print(result.comparison or "Not compared with PyTorch.")
     print(f"{args.output}: {result.size_bytes:,} bytes, operator set {result.info['opset']}")
+    if args.latency:
+        found = image_latency(cfg, args.output)
+        write_json(args.latency, found)
+        print(f"{args.latency}: {found['milliseconds']:.2f} ms for an image")
     if args.evaluate:
         evaluate_onnx(cfg, args.output)
 

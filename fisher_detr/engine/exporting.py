@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import os
+import statistics
+import time
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,6 +14,7 @@ from fisher_detr.checkpoint import local_path
 from fisher_detr.data import DetrDatasetMapper
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.commands import evaluate, load_float, load_quantized
+from fisher_detr.engine.environment import environment
 from fisher_detr.engine.known_categories import known_categories
 from fisher_detr.engine.portable_config import portable_config
 from fisher_detr.engine.qat import is_quantized
@@ -106,6 +109,32 @@ def export_from_config(cfg: CfgNode, request: ExportRequest) -> ExportResult:
 def evaluate_onnx(cfg: CfgNode, path: str | os.PathLike) -> dict[str, Any]:
     """Metrics of an exported file on DATASETS.TEST; of critical sets only without post-processing."""
     return evaluate(cfg, OnnxDetector(path))
+
+
+def image_latency(cfg: CfgNode, path: str | os.PathLike, runs: int = 20) -> dict[str, Any]:
+    """How long an exported file takes for the first image of DATASETS.TEST.
+
+    Args:
+        cfg: says how the image is made.
+        path: of the file.
+        runs: after one that warms up.
+
+    Returns:
+        Plain JSON for the report: `milliseconds` (the median), `runs`, `size` (height and width in pixels) and
+        `environment`.
+    """
+    detector, (image,) = OnnxDetector(path), _test_images(cfg, 1)
+    times = []
+    for _ in range(1 + runs):
+        start = time.perf_counter()
+        detector([image])
+        times.append(1000.0 * (time.perf_counter() - start))
+    return {
+        "milliseconds": statistics.median(times[1:]),
+        "runs": runs,
+        "size": list(image["image"].shape[-2:]),
+        "environment": environment(),
+    }
 
 
 def on_processor(cfg: CfgNode) -> CfgNode:

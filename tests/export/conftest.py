@@ -1,12 +1,8 @@
 """One thread for all tests of exports: a small graph is slower on several."""
 
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def fast(one_thread):
+    """See `one_thread`."""

@@ -15,13 +15,8 @@ from tests.oracles.exact_hessian import layer_traces
 WIDTHS = (2, 3, 8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Thousands of tiny operators: threads would only wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# Thousands of tiny operators: threads would only wait for each other on a busy machine.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def estimate(toy, num_probes=4, batches=None, loss=None, seed=0):

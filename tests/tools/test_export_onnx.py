@@ -1,5 +1,6 @@
 """The command that exports, on the tiny trained model: what it prints and writes, and its mistakes."""
 
+import json
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ import export_onnx  # noqa: E402
 
 from fisher_detr.engine import exporting, load_config  # noqa: E402
 from fisher_detr.export import OnnxDetector  # noqa: E402
+from fisher_detr.report import find_arms  # noqa: E402
 from tests.tools.driver import QUANTIZE  # noqa: E402
 
 
@@ -49,6 +51,18 @@ def test_float32(trained, tmp_path, monkeypatch, capsys):
     assert "NUM_CLASSES" in info["config"] and str(tmp_path) not in info["config"].split("DATASETS")[0]
     assert info["image_format"] == "RGB"
     assert info["precision"] == "float32"
+
+
+def test_latency_for_the_report(trained, tmp_path, monkeypatch, capsys):
+    weights = ["MODEL.WEIGHTS", trained.output / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    path = tmp_path / "image_latency.json"
+    words = ["--output", tmp_path / "m.onnx", "--verify-images", 0, "--latency", path]
+    call(monkeypatch, *trained.arguments(*words, *weights))
+    found = json.loads(path.read_text())
+    assert found["milliseconds"] > 0 and found["size"] == [64, 64] and found["runs"] == 20
+    assert f"{path}: {found['milliseconds']:.2f} ms for an image" in capsys.readouterr().out
+    trained.run("--eval-only", *weights)
+    assert find_arms([str(tmp_path)])[0].latency == found["milliseconds"]
 
 
 def test_integers_and_weight_only(trained, quantized, tmp_path, monkeypatch, capsys):
