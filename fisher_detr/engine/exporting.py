@@ -120,8 +120,8 @@ def image_latency(cfg: CfgNode, path: str | os.PathLike, runs: int = 20) -> dict
         runs: after one that warms up.
 
     Returns:
-        Plain JSON for the report: `milliseconds` (the median), `runs`, `size` (height and width in pixels) and
-        `environment`.
+        Plain JSON for the report: `milliseconds` (the median), `runs`, `size` (height and width in pixels)
+        and `environment`.
     """
     detector, (image,) = OnnxDetector(path), _test_images(cfg, 1)
     times = []
