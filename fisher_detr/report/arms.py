@@ -83,10 +83,15 @@ def _place(arm: ReportArm) -> int:
     return _ORDER.get(arm.name, len(_ORDER)) if arm.coverage else 0
 
 
+def common_folder(paths: Sequence[str]) -> Path:
+    """The folder that has all of some folders: the place of what belongs to all of them."""
+    return Path(os.path.commonpath([Path(split_name(path)[1]).resolve() for path in paths]))
+
+
 def find_shared(paths: Sequence[str], name: str) -> Path | None:
     """The uppermost file of a name in the folder that has all of some folders, or below them; None: none."""
     folders = [Path(split_name(path)[1]).resolve() for path in paths]
-    above = Path(os.path.commonpath(folders)) / name
+    above = common_folder(paths) / name
     found = [file for folder in folders for file in folder.rglob(name)]
     found += [above] if above.is_file() else []
     return min(found, key=lambda file: (len(file.parts), str(file)), default=None)

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fisher_detr.files import read_json
-from fisher_detr.report.arms import ReportArm, find_arms, find_shared, split_name
+from fisher_detr.report.arms import ReportArm, common_folder, find_arms, find_shared
 from fisher_detr.report.blocks import Missing, Section
 from fisher_detr.report.categories import categories
 from fisher_detr.report.headline import headline
@@ -101,7 +102,8 @@ def build_report(request: ReportRequest, path: str | os.PathLike) -> list[str]:
 
 
 def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
-    folder = split_name(request.runs[0])[1]
+    folder, here = common_folder(request.runs), Path.cwd()
+    folder = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
     made = [
         headline(data.arms),
         categories(data.arms),

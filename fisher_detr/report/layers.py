@@ -13,6 +13,7 @@ from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Tabl
 from fisher_detr.report.style import CRITICAL_COLOR, OVERALL_COLOR, color_of, figure, number, shown, spec
 from fisher_detr.structures import SensitivityTable
 
+_LEAST = 1e-9  # part of the damage below which there is rounding, or nothing, which has no logarithm
 _LISTED = 8  # layers on which the objectives disagree
 
 
@@ -119,11 +120,11 @@ def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
     axes[0].set_ylabel("bits")
     axes[0].legend(frameon=False)
     if shares:
-        axes[1].semilogy(shares.overall, ".-", color=OVERALL_COLOR, label="overall")
+        lines = [("overall", shares.overall, OVERALL_COLOR)]
         if shares.critical is not None:
-            axes[1].semilogy(
-                shares.critical, ".-", color=CRITICAL_COLOR, label=f"critical: {shares.critical_set}"
-            )
+            lines.append((f"critical: {shares.critical_set}", shares.critical, CRITICAL_COLOR))
+        for label, values, color in lines:
+            axes[1].semilogy(np.where(values > _LEAST, values, np.nan), ".-", color=color, label=label)
         axes[1].set_ylabel(f"part of the damage at {shares.bits} bits")
         axes[1].legend(frameon=False)
     axes[-1].set_xlabel("layer")
@@ -178,7 +179,7 @@ def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
     return [
         graph_objects.Scatter(
             x=list(range(len(values))),
-            y=[value or None for value in values.tolist()],  # nothing has no logarithm
+            y=[value if value > _LEAST else None for value in values.tolist()],
             name=name,
             mode="lines+markers",
             line={"color": color, "width": 1},

@@ -6,7 +6,7 @@ import pytest
 
 from fisher_detr.files import write_json
 from fisher_detr.report import find_arms
-from fisher_detr.report.arms import find_shared, reference
+from fisher_detr.report.arms import common_folder, find_shared, reference
 from tests.report.runs import DATA, evaluation, make_runs, plan
 
 
@@ -134,6 +134,10 @@ def test_what_is_not_alike_is_not_compared(runs, key):
     write_json(runs / "uniform" / "inference" / DATA / "evaluation.json", content)
     with pytest.raises(ValueError, match=f"the evaluations of .* differ in {key}: evaluate both"):
         find_arms([str(runs)])
+
+
+def test_what_belongs_to_all_arms_goes_above_them(runs):
+    assert common_folder([f"a={runs / 'uniform'}", str(runs / "full_precision")]) == runs.resolve()
 
 
 def test_a_folder_may_have_an_equals_sign(runs):

@@ -78,7 +78,7 @@ def test_what_is_missing_is_told_with_its_command(runs, tmp_path):
     gaps = build_report(ReportRequest([str(runs)], num_samples=0), tmp_path / "report.html")
     assert len(gaps) == 3
     for gap, tool in zip(gaps, ("measure_traces.py", "measure_landscape.py", "allocate.py"), strict=True):
-        assert tool in gap and str(runs) in gap
+        assert tool in gap and f"{runs}/" in gap
         assert gap.split(". ", 1)[1] in (tmp_path / "report.html").read_text()
 
 
