@@ -20,9 +20,10 @@ from fisher_detr.critical import resolve_category_sets
 from fisher_detr.data import DetrDatasetMapper, sample_calibration_images
 from fisher_detr.engine import Trainer, load_config, load_float
 from fisher_detr.engine.commands import load_quantized
+from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.insertion import float_model_for_quantization
-from fisher_detr.engine.qat import critical_set, is_quantized
+from fisher_detr.engine.qat import is_quantized
 from fisher_detr.evaluation import BootstrapAP, bootstrap_ap, complete_ground_truth
 from fisher_detr.files import read_json, write_json
 from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
@@ -81,7 +82,7 @@ def resampled(cfg: CfgNode, metadata: Metadata) -> BootstrapAP:
     """AP of the target on resamples of the images, from the detections of an evaluation."""
     path = Path(cfg.OUTPUT_DIR, "inference", metadata.name, f"critical_{cfg.CRITICAL.TARGET}_results.json")
     ids = {index: id_ for id_, index in metadata.thing_dataset_id_to_contiguous_id.items()}
-    category_ids = [ids[index] for index in critical_set(cfg).indices]
+    category_ids = [ids[index] for index in target_set(cfg).indices]
     ground_truth = complete_ground_truth(COCO(metadata.json_file))
     detections = {"run": read_json(path, "detections")}
     return bootstrap_ap(ground_truth, detections, category_ids, RESAMPLES)["run"]
@@ -101,7 +102,7 @@ def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[st
     """Critical loss of an image, and trace of its Fisher information at the weights that are multiplied."""
     records = sample_calibration_images(DatasetCatalog.get(data_set), IMAGES, seed=0)
     mapper = DetrDatasetMapper(cfg, is_train=False)
-    of_both = image_losses(model.eval(), critical_set(cfg))
+    of_both = image_losses(model.eval(), target_set(cfg))
     losses = []
 
     def critical(batch):

@@ -33,8 +33,8 @@ from fisher_detr.engine import (
     prepare,
     trace_penalty,
 )
+from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.engine.objectives import DetrObjective
-from fisher_detr.engine.qat import critical_set
 from fisher_detr.engine.trace_penalty import BatchLoss
 from fisher_detr.files import write_json
 from fisher_detr.fisher import PenaltyMethod, SquaredNorm
@@ -124,7 +124,7 @@ def detector(config: str, num_samples: int) -> Problem:
     records = sample_calibration_images(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]), drawn, seed=0)
     mapper = DetrDatasetMapper(cfg, is_train=False)
     samples = [mapper(record) for record in records]
-    loss, options = DetrObjective(critical_set(cfg)), {"skip": cfg.QUANT.SKIP_LAYERS, "fold_norm": True}
+    loss, options = DetrObjective(target_set(cfg)), {"skip": cfg.QUANT.SKIP_LAYERS, "fold_norm": True}
     return quantized(load_float(cfg), samples, loss, num_samples, **options)
 
 

@@ -162,7 +162,8 @@ def _add_critical(cfg: CN) -> None:
     # Critical sets C to evaluate: "supercategories" (each is a set), the name of a category or
     # super-category, or "name=member+member" with members by name, super-category or data set id.
     critical.SETS = ("supercategories",)
-    # The set C of the critical objective L_F, in the same form. Empty: no critical objective.
+    # The set C of the critical objective L_F: a name that SETS defines, or in the same form. Empty: no
+    # critical objective.
     critical.TARGET = ""
     # Weight of L_F as one more loss in training (re-weighting). 0: none.
     critical.TRAIN_WEIGHT = 0.0
@@ -191,7 +192,7 @@ def _add_quantization(cfg: CN) -> None:
     quant.WEIGHT.SCALE = "fisher"
     # Rounding to "nearest", or against the "fisher" information: errors within an output channel then make up
     # for each other, and the bias for what they leave on average ("fisher_weights": without the bias).
-    quant.WEIGHT.ROUNDING = "nearest"
+    quant.WEIGHT.ROUNDING = "fisher"
     # For those: part of the mean interaction of a weight with itself that is added to each.
     quant.WEIGHT.DAMPING = 0.01
     # Bring the mean output of quantized layers back by their biases: "none"; "own" (what the float layer

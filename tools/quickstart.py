@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The whole path in one command: data, a detector, three ways to spend the same bytes, and a table.
+"""The whole path in one command: data, a detector, four ways to spend the same bytes, and a table.
 
     tools/quickstart.py [--model detr|deformable|dab] [--qat] [--output output/quickstart/detr]
 
@@ -21,15 +21,18 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from fisher_detr.engine import (
+    NEAREST,
     ArmResult,
     PostTrainingQuantizer,
     evaluate_arms,
     evaluate_full_precision,
+    evaluate_nearest,
     load_config,
     load_float,
     train,
 )
 from fisher_detr.files import write_atomically, write_json
+from fisher_detr.model_zoo import describe_study
 from fisher_detr.report import (
     ReportRequest,
     build_report,
@@ -61,6 +64,7 @@ def main() -> None:
     parser.add_argument("--num-test", type=int, default=500, help="test images to draw and evaluate")
     parser.add_argument("--num-train", type=int, default=2000, help="training images to draw")
     parser.add_argument("--num-calibration", type=int, default=256, help="of them, to quantize with")
+    parser.add_argument("--results", help="results file (JSON) for benchmarks/results: the table, and how")
     args = parser.parse_args()
     output = args.output or FOLDER / args.model
     start = time.perf_counter()
@@ -69,18 +73,22 @@ def main() -> None:
         draw_street(args.data, args.num_train, args.num_test)
         cfg = configure(CONFIGS[args.model], args.data, output, args.num_calibration)
         results = run(cfg, output, training_config(args, output) if args.qat else None)
+        if args.results:
+            write_json(args.results, study(cfg, results))
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"quickstart: {error}")
-    print(f"\n{results}\n\n{time.perf_counter() - start:.0f} seconds in all; {output}/ holds")
+    print(f"\n{table(cfg, results)}\n\n{time.perf_counter() - start:.0f} seconds in all; {output}/ holds")
     print("  report.html      what quantization did: open it in a browser")
     print("  summary.json     these numbers\n  detections.png   detections before and after")
 
 
-def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> str:
-    """Evaluate, quantize, evaluate; with the config of a training also train on. Returns the table."""
+def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> list[ArmResult]:
+    """Evaluate, quantize, evaluate; with the config of a training also train on. Returns the arms."""
     with quiet(output / "log.txt"):
         step("full precision")
         results = [evaluate_full_precision(cfg, load_float(cfg))]
+        step(f"{NEAREST}: {cfg.ALLOCATION.AVERAGE_BITS:g} bits everywhere, without Fisher information")
+        results.append(evaluate_nearest(cfg, load_float(cfg), cfg.ALLOCATION.AVERAGE_BITS))
         quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
         for arm in (Arm.UNIFORM, Arm.FISHER_OVERALL, Arm.FISHER_CRITICAL):
             step(f"{arm} at the bytes of {cfg.ALLOCATION.AVERAGE_BITS:g} bits")
@@ -92,7 +100,7 @@ def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> str:
     runs = [f"{result.name}={result.folder}" for result in results]
     draw_detections(cfg, runs, output / "detections.png")
     build_report(ReportRequest(runs, f"{cfg.MODEL.META_ARCHITECTURE} on street"), output / "report.html")
-    return table(cfg, results)
+    return results
 
 
 def training_config(args: argparse.Namespace, output: Path) -> CfgNode:
@@ -135,19 +143,30 @@ def configure(config: str, data: Path, output: Path, num_calibration: int) -> Cf
 
 def table(cfg: CfgNode, results: list[ArmResult]) -> str:
     """The comparison: full precision first, then the arms at equal bytes."""
-    target = cfg.CRITICAL.TARGET
-    rows = [
-        [
-            result.name,
-            result.metrics["AP"],
-            result.metrics[f"APcrit_{target}"],
-            result.size_bytes,
-            result.seconds,
-        ]
-        for result in results
-    ]
-    headers = ["arm", "AP", f"APcrit_{target}", "bytes", "seconds"]
-    return tabulate(rows, headers, floatfmt=("", ".1f", ".1f", ",.0f", ".0f"), intfmt=",")
+    floats = ("", ".1f", ".1f", ",.0f", ".0f")
+    return tabulate(rows(cfg, results), columns(cfg), floatfmt=floats, intfmt=",")
+
+
+def columns(cfg: CfgNode) -> list[str]:
+    """Head of the table."""
+    return ["arm", "AP", f"APcrit_{cfg.CRITICAL.TARGET}", "bytes", "seconds"]
+
+
+def rows(cfg: CfgNode, results: list[ArmResult]) -> list[list]:
+    """One for each arm."""
+    critical = f"APcrit_{cfg.CRITICAL.TARGET}"
+    return [[x.name, x.metrics["AP"], x.metrics[critical], x.size_bytes, x.seconds] for x in results]
+
+
+def study(cfg: CfgNode, results: list[ArmResult]) -> dict:
+    """The table as benchmarks keep theirs."""
+    found = {"caption": f"{cfg.ALLOCATION.AVERAGE_BITS:g} bits on average", "columns": columns(cfg)}
+    found["rows"] = [[None if x != x else x for x in row] for row in rows(cfg, results)]
+    title = f"Quickstart, {cfg.MODEL.META_ARCHITECTURE} on street"
+    text = (
+        "Seconds to quantize; what arms share counts in the first that needs it. Of trained ones, to train."
+    )
+    return describe_study("python tools/quickstart.py", title, [text], [found])
 
 
 def summary(cfg: CfgNode, results: list[ArmResult]) -> dict:
@@ -171,8 +190,8 @@ def summary(cfg: CfgNode, results: list[ArmResult]) -> dict:
 
 
 def draw_detections(cfg: CfgNode, runs: list[str], path: Path) -> None:
-    """Draw the test images with the most critical objects, as every arm but fisher_overall sees them."""
-    arms = [arm for arm in find_arms(runs) if arm.name != Arm.FISHER_OVERALL]
+    """Draw the test images with the most critical objects, as every arm but two sees them."""
+    arms = [arm for arm in find_arms(runs) if arm.name not in (Arm.UNIFORM, Arm.FISHER_OVERALL)]
     category_set = target_set(arms, cfg.CRITICAL.TARGET)
     samples = read_samples(arms, category_set, PICTURES)
     picture = compare_detections(

@@ -51,6 +51,19 @@ def resolve_category_sets(
     return list(sets.values())
 
 
+def as_defined(spec: str, definitions: Iterable[str | CategorySet]) -> str:
+    """A name stands for the set that was defined under it.
+
+    Args:
+        spec: of a set, or a name that one of the definitions gives, as it is written there or as metrics
+            have it; a definition comes before a category of its name.
+        definitions: specs of sets; those without "name=" define no name.
+    """
+    texts = {text.rpartition("=")[0].strip(): text for text in definitions if isinstance(text, str)}
+    named = {name: text for name, text in texts.items() if name}
+    return ({_plain(name): text for name, text in named.items()} | named).get(spec.strip(), spec)
+
+
 def resolve_category_set(spec: str, metadata: CategoryMetadata) -> CategorySet:
     """Resolve one critical set C.
 

@@ -15,11 +15,13 @@ from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.table_origin import save_tables
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.modeling import DetrBase
-from fisher_detr.structures import Arm, BitAllocation
+from fisher_detr.quantization import RoundingMethod
+from fisher_detr.structures import Arm, BitAllocation, ScaleMethod
 
 logger = logging.getLogger(__name__)
 
 FULL_PRECISION = "full_precision"
+NEAREST = "uniform_nearest"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,27 @@ def evaluate_arms(
             save_tables(quantizer.sensitivities(arm), result.folder)
         results.append(result)
     return results
+
+
+def evaluate_nearest(cfg: CfgNode, model: DetrBase, average_bits: float) -> ArmResult:
+    """Quantize and evaluate as is done without Fisher information.
+
+    Layers have one width, scales the least squared error, weights are rounded to nearest: the baseline that
+    no key of the config changes, beside the arm `uniform`, which has the scales and the rounding of the
+    others.
+
+    Args:
+        cfg: see `evaluate_arms`.
+        model: in full precision; its norms are folded, in place.
+        average_bits: the width.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.QUANT.WEIGHT.SCALE, cfg.QUANT.WEIGHT.ROUNDING = ScaleMethod.MSE.value, RoundingMethod.NEAREST.value
+    start = time.perf_counter()
+    quantizer = PostTrainingQuantizer.from_config(cfg, model, [])
+    allocation = quantizer.allocate(Arm.UNIFORM, average_bits)
+    return evaluate_plan(cfg, quantizer, allocation, Arm.UNIFORM, NEAREST, start)
 
 
 def evaluate_plan(

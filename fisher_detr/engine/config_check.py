@@ -2,15 +2,16 @@
 
 import difflib
 import enum
+import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fisher_detr.allocation import Aggregate
-from fisher_detr.critical import resolve_category_set, resolve_category_sets
+from fisher_detr.critical import as_defined, resolve_category_set, resolve_category_sets
 from fisher_detr.data import CropType
 from fisher_detr.engine.loaders import TrainSampler
 from fisher_detr.engine.qat_check import (
@@ -80,7 +81,7 @@ def check_config(cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> Non
     """
     mistakes = [*_choices(cfg), *_crop(cfg), *_widths(cfg), *_clipping(cfg)]
     mistakes += [*_data_sets(cfg), *_class_lists(cfg)]
-    mistakes += _critical_sets(cfg, "CRITICAL.SETS", "TEST", resolve_category_sets)
+    mistakes += _critical_sets(cfg, "CRITICAL.SETS", "TEST")
     quantizes = "TRAIN" in splits and (cfg.QUANT.ENABLED or cfg.QUANT.QAT.ENABLED)
     trains = "TRAIN" in splits and (cfg.QUANT.QAT.ENABLED or not cfg.QUANT.ENABLED)
     mistakes += _dilation(cfg)
@@ -177,14 +178,19 @@ def _class_lists(cfg: CfgNode) -> Iterator[str]:
             )
 
 
-def _critical_sets(cfg: CfgNode, key: str, split: str, resolve: Callable) -> Iterator[str]:
+def _critical_sets(cfg: CfgNode, key: str, split: str) -> Iterator[str]:
     """The sets are resolved on the split that uses them, where its super-categories are known by now."""
+    value, known = _get(cfg, key), () if key == "CRITICAL.SETS" else cfg.CRITICAL.SETS
+    if isinstance(value, str):
+        resolve = functools.partial(resolve_category_set, as_defined(value, known))
+    else:
+        resolve = functools.partial(resolve_category_sets, [as_defined(spec, known) for spec in value])
     for name in cfg.DATASETS[split]:
         metadata = MetadataCatalog.get(name)
         if metadata.get("thing_supercategories") is None:
             continue
         try:
-            resolve(_get(cfg, key), metadata)
+            resolve(metadata)
         except ValueError as error:
             yield f"{key}, data set {name!r}: {error}"
 
@@ -211,7 +217,7 @@ def _quantization(cfg: CfgNode) -> Iterator[str]:
     if quant.WEIGHT.ROUNDING != RoundingMethod.NEAREST and cfg.FISHER.METHOD == GradientMethod.SINGLE:
         yield (
             f"QUANT.WEIGHT.ROUNDING is {quant.WEIGHT.ROUNDING} and FISHER.METHOD single, which knows no "
-            "inputs of layers: set the latter to batched"
+            "inputs of layers: set the former to nearest or the latter to batched"
         )
     if quant.CALIBRATION.NUM_IMAGES < 1:
         yield f"QUANT.CALIBRATION.NUM_IMAGES is {quant.CALIBRATION.NUM_IMAGES}, expected 1 or more"
@@ -247,7 +253,7 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
     except ValueError as error:
         yield f"ALLOCATION.OVERALL_WEIGHT, CRITICAL_WEIGHT: {error}"
     if keys.CRITICAL_SETS:
-        yield from _critical_sets(cfg, "ALLOCATION.CRITICAL_SETS", "TRAIN", resolve_category_sets)
+        yield from _critical_sets(cfg, "ALLOCATION.CRITICAL_SETS", "TRAIN")
         if len(keys.CRITICAL_SETS) > 1 and keys.COMBINE != Combination.SUM_OF_NORMALIZED:
             yield (
                 f"ALLOCATION.COMBINE is {keys.COMBINE}, which does not make critical sets comparable: set it "
@@ -261,7 +267,7 @@ def _allocation(cfg: CfgNode) -> Iterator[str]:
     if not all(0 < weight < float("inf") for weight in keys.SET_WEIGHTS):
         yield f"ALLOCATION.SET_WEIGHTS is {tuple(keys.SET_WEIGHTS)}, expected numbers above 0"
     if cfg.CRITICAL.TARGET:
-        yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
+        yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN")
     elif not keys.CRITICAL_SETS and keys.ARM in (Arm.FISHER_CRITICAL, Arm.REWEIGHTED):
         yield f"CRITICAL.TARGET is empty: ALLOCATION.ARM {keys.ARM} needs a critical set, name it there"
     if not 0 < cfg.CRITICAL.REWEIGHT < float("inf"):
@@ -304,7 +310,7 @@ def _critical_training(cfg: CfgNode) -> Iterator[str]:
     if not cfg.CRITICAL.TARGET:
         yield f"CRITICAL.TARGET is empty: {' and '.join(wants)} needs a critical set, name it there"
     else:
-        yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN", resolve_category_set)
+        yield from _critical_sets(cfg, "CRITICAL.TARGET", "TRAIN")
 
 
 def _without_effect(cfg: CfgNode) -> Iterator[str]:

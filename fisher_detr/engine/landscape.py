@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fisher_detr.critical import resolve_category_set
 from fisher_detr.data import DetrDatasetMapper, batches_of_one_size, sample_calibration_images
 from fisher_detr.engine.commands import load_float, load_quantized
+from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.evaluation_record import provenance
 from fisher_detr.engine.insertion import float_model_for_quantization
@@ -121,9 +121,7 @@ def _multiplied(cfg: CfgNode, model: DetrBase) -> Iterator[tuple[dict[str, Tenso
 def _losses(
     cfg: CfgNode, model: DetrBase, images: Batch, tensors: Mapping[str, Tensor]
 ) -> Iterator[DisplacedLosses]:
-    target = cfg.CRITICAL.TARGET
-    critical = resolve_category_set(target, MetadataCatalog.get(cfg.DATASETS.TEST[0])) if target else None
-    of_batch = image_losses(model.eval(), critical, cfg.ALLOCATION.AUX_LOSS)
+    of_batch = image_losses(model.eval(), target_set(cfg, "TEST"), cfg.ALLOCATION.AUX_LOSS)
     batches = batches_of_one_size(images, cfg.FISHER.BATCH_SIZE, cfg.FISHER.BATCH_PIXELS)
     with tqdm(desc="Loss landscape", disable=None) as bar, torch.no_grad():
 

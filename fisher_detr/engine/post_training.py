@@ -16,12 +16,13 @@ from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, par
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.coverage import traced_coverage
+from fisher_detr.engine.critical_sets import planned_sets
 from fisher_detr.engine.distributed import from_main
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.insertion import float_model_for_quantization, insert_quantizers
 from fisher_detr.engine.quant_settings import QuantSettings
-from fisher_detr.engine.table_origin import check_origin, configured_sets, provenance_of
+from fisher_detr.engine.table_origin import check_origin, provenance_of
 from fisher_detr.fisher import OVERALL, ErrorFn, LayerError
 from fisher_detr.modeling import DetrBase, Reweighted
 from fisher_detr.quantization import (
@@ -115,7 +116,7 @@ class PostTrainingQuantizer:
             model,
             calibration_images(cfg),
             QuantSettings.from_config(cfg),
-            configured_sets(cfg) if critical is None else critical,
+            planned_sets(cfg) if critical is None else critical,
             provenance_of(cfg),
             FisherSettings.from_config(cfg),
             cfg.OUTPUT_DIR,

@@ -5,11 +5,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 
 from fisher_detr.checkpoint import SafeCheckpointer, load_tensors, local_path
-from fisher_detr.critical import resolve_category_set
+from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.engine.distillation import Distillation
 from fisher_detr.engine.hooks import QATHook
 from fisher_detr.engine.insertion import float_model_for_quantization, insert_quantizers
@@ -32,7 +31,7 @@ from fisher_detr.quantization import (
     quantizable_layers,
     quantize_model,
 )
-from fisher_detr.structures import BitAllocation, CategorySet
+from fisher_detr.structures import BitAllocation
 
 logger = logging.getLogger(__name__)
 
@@ -135,14 +134,9 @@ def add_training_terms(cfg: CfgNode, model: DetrBase, teacher: DetrBase | None) 
         teacher: in full precision with its weights; None: no distillation.
     """
     if cfg.CRITICAL.TRAIN_WEIGHT:
-        model.more_losses.append(CriticalTerm(model, critical_set(cfg), cfg.CRITICAL.TRAIN_WEIGHT))
+        model.more_losses.append(CriticalTerm(model, target_set(cfg), cfg.CRITICAL.TRAIN_WEIGHT))
     if teacher is not None:
         model.more_losses.append(Distillation(model, teacher, distillation_settings(cfg)))
-
-
-def critical_set(cfg: CfgNode) -> CategorySet:
-    """The set of CRITICAL.TARGET in the training data."""
-    return resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
 
 
 def load_teacher(cfg: CfgNode, model: DetrBase) -> DetrBase:
@@ -156,6 +150,6 @@ def _penalty(cfg: CfgNode) -> FisherTracePenalty | None:
     if not settings.weight:
         return None
     of_critical = cfg.QUANT.QAT.PENALTY.OBJECTIVE == PenaltyObjective.CRITICAL
-    chosen = critical_set(cfg) if of_critical else None
+    chosen = target_set(cfg) if of_critical else None
     across_ranks = settings.estimate is TraceEstimate.MINIBATCH
     return FisherTracePenalty(DetrObjective(chosen, across_ranks), settings)

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from fisher_detr.critical import resolve_category_set
 from fisher_detr.data import class_counts
+from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.engine.qat_settings import (
     PenaltyObjective,
     distillation_settings,
@@ -35,7 +34,7 @@ def missing_objects(cfg: CfgNode) -> Iterator[str]:
     counts = [class_counts(name) for name in cfg.DATASETS.TRAIN]
     if any(found is None for found in counts):
         return
-    chosen = resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+    chosen = target_set(cfg)
     if not sum(counts)[list(chosen.indices)].any():
         yield (
             f"CRITICAL.TARGET {cfg.CRITICAL.TARGET!r} has no object in the training data "

@@ -5,22 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from fisher_detr.checkpoint import local_path
-from fisher_detr.critical import resolve_category_set, resolve_category_sets
 from fisher_detr.files import sha256_of
 from fisher_detr.quantization import RoundingMethod
-from fisher_detr.structures import Arm, CategorySet, SensitivityTable
-
-
-def configured_sets(cfg: CfgNode) -> list[CategorySet]:
-    """Critical sets of ALLOCATION.CRITICAL_SETS, else that of CRITICAL.TARGET; empty: neither is named."""
-    if cfg.ALLOCATION.CRITICAL_SETS:
-        return resolve_category_sets(cfg.ALLOCATION.CRITICAL_SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
-    if cfg.CRITICAL.TARGET:
-        return [resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))]
-    return []
+from fisher_detr.structures import Arm, SensitivityTable
 
 
 def provenance_of(cfg: CfgNode) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from fisher_detr.checkpoint import ClassChoice, ClassPolicy, convert_official_file
-from fisher_detr.critical import resolve_category_set
+from fisher_detr.critical import as_defined
 from fisher_detr.engine import (
     ArmResult,
     KeptResults,
@@ -26,6 +25,7 @@ from fisher_detr.engine import (
     read_config,
     train,
 )
+from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.model_zoo.paper import COCO, FLOAT_BITS, PANOPTIC, PaperData, PaperModel, PaperTable, Way
 from fisher_detr.structures import Arm
 
@@ -201,11 +201,11 @@ def _schedule(cfg: CfgNode, data: PaperData, epochs: int) -> list[str]:
 def _with_target(cfg: CfgNode) -> CfgNode:
     """The set that is aimed at is evaluated too."""
     if cfg.CRITICAL.TARGET:
-        cfg.CRITICAL.SETS = (*cfg.CRITICAL.SETS, cfg.CRITICAL.TARGET)
+        cfg.CRITICAL.SETS = (*cfg.CRITICAL.SETS, as_defined(cfg.CRITICAL.TARGET, cfg.CRITICAL.SETS))
     cfg.freeze()
     return cfg
 
 
 def _target(cfg: CfgNode) -> str:
     """Name of the set in the evaluator's metrics."""
-    return resolve_category_set(cfg.CRITICAL.TARGET, MetadataCatalog.get(cfg.DATASETS.TEST[0])).name
+    return target_set(cfg, "TEST").name

@@ -17,6 +17,7 @@ from torch import nn
 
 from fisher_detr import model_zoo
 from fisher_detr.checkpoint import load_tensors
+from fisher_detr.critical import as_defined
 from fisher_detr.data import DetrDatasetMapper
 from fisher_detr.engine import (
     fit_device,
@@ -126,7 +127,7 @@ def _complete(cfg: CfgNode, categories: Mapping[str, str] | Sequence[str] | None
         categories = dict.fromkeys(categories, "")
     categories = categories or {f"class {index}": "" for index in range(number)}
     cfg.MODEL.DETR.NUM_CLASSES = number or len(categories)
-    return _Description(cfg, dict(categories), cfg.CRITICAL.TARGET)
+    return _Description(cfg, dict(categories), as_defined(cfg.CRITICAL.TARGET, cfg.CRITICAL.SETS))
 
 
 def _config_of(model: str, info: Mapping[str, Any]) -> CfgNode:

@@ -1,7 +1,7 @@
 import pytest
 from detectron2.data import Metadata
 
-from fisher_detr.critical import metric_names, resolve_category_set, resolve_category_sets
+from fisher_detr.critical import as_defined, metric_names, resolve_category_set, resolve_category_sets
 from fisher_detr.structures import CategorySet
 
 METADATA = Metadata(name="toy").set(
@@ -97,3 +97,20 @@ def test_resolved_sets_pass_through():
     assert resolve_category_sets([mine, "shark"], METADATA)[0] is mine
     with pytest.raises(ValueError, match="'mine' is one of 7 categories, the data set has 6"):
         resolve_category_sets([CategorySet("mine", (1, 2), 7)], METADATA)
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("vru", "vru=pedestrian+cyclist"),
+        (" water animals ", "water animals=fish"),
+        ("water_animals", "water animals=fish"),  # as metrics call it
+        ("shark", "shark=fish+shark"),  # before the category
+        ("fish", "fish"),
+        ("a=fish", "a=fish"),
+        ("", ""),
+    ],
+)
+def test_a_defined_name_stands_for_its_set(spec, found):
+    known = ("supercategories", "vru=pedestrian+cyclist", "water animals=fish", "shark=fish+shark")
+    assert as_defined(spec, (*known, CategorySet("fish", (0,), 6))) == found

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fisher_detr import add_fisher_detr_config
 from fisher_detr.engine.config_check import check_config
 from fisher_detr.engine.config_merge import merge_config
+from fisher_detr.engine.critical_sets import planned_sets, target_set
 
 CLASSES = ["pedestrian", "cyclist", "car"]
 
@@ -181,3 +182,17 @@ def test_frozen_layers_without_weights(warnings):
     assert warnings(*frozen, splits=("TEST",)) == []
     assert warnings(*frozen, "MODEL.BACKBONE.WEIGHTS", "detector.pth") == []
     assert warnings("MODEL.BACKBONE.FREEZE_AT", 2) == []
+
+
+def test_the_target_may_be_a_name_that_the_evaluated_sets_define():
+    sets = ("CRITICAL.SETS", ("supercategories", "vru=cyclist", "person=pedestrian"))
+    named = ("ALLOCATION.CRITICAL_SETS", ("vru", "vehicle"))
+    cfg = make_cfg(*QUANTIZE, "CRITICAL.TARGET", "vru", *sets, *named)
+    check_config(cfg, ("TRAIN", "TEST"))
+    assert (target_set(cfg).name, target_set(cfg).indices) == ("vru", (1,))
+    assert [x.indices for x in planned_sets(cfg)] == [(1,), (2,)]
+    cfg = make_cfg(*QUANTIZE, *sets)  # the definition comes before the super-category
+    assert target_set(cfg).indices == planned_sets(cfg)[0].indices == (0,)
+    assert target_set(make_cfg(*sets)) is None and planned_sets(make_cfg(*sets)) == []
+    message = mistakes(*QUANTIZE, *sets, "CRITICAL.TARGET", "vr")
+    assert "CRITICAL.TARGET, data set 'train': unknown critical category 'vr'" in message

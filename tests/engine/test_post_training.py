@@ -1,7 +1,9 @@
 """The arms: each uses the Fisher information of its own objective, and what is stored is checked."""
 
+import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,14 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set
-from fisher_detr.engine import PostTrainingQuantizer, Trainer, evaluate_arms, evaluate_full_precision
+from fisher_detr.engine import (
+    NEAREST,
+    PostTrainingQuantizer,
+    Trainer,
+    evaluate_arms,
+    evaluate_full_precision,
+    evaluate_nearest,
+)
 from fisher_detr.engine.defaults import load_config
 from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.quantization_run import run_post_training
@@ -207,6 +216,21 @@ def test_a_plan_that_is_not_what_it_is_called_is_refused(cfg, model, quantizer, 
     other.OUTPUT_DIR = str(tmp_path)
     with pytest.raises(ValueError, match=message):
         run_post_training(other, model)
+
+
+def test_the_baseline_knows_no_fisher_information(cfg, model, tmp_path):
+    """It is the uniform arm with least-squares scales and rounding to nearest, whatever the config says."""
+    other = cfg.clone()
+    other.OUTPUT_DIR = str(tmp_path)
+    found = evaluate_nearest(other, copy.deepcopy(model), 4.0)
+    other.QUANT.WEIGHT.SCALE, other.QUANT.WEIGHT.ROUNDING = "mse", "nearest"
+    quantizer = PostTrainingQuantizer.from_config(other, copy.deepcopy(model))
+    expected = evaluate_arms(other, quantizer, [Arm.UNIFORM], 4.0)[0]
+    assert found.name == NEAREST != expected.name
+    np.testing.assert_equal(found.metrics, expected.metrics)
+    assert found.size_bytes == expected.size_bytes
+    boxes = [json.loads(Path(x.folder, "coco_instances_results.json").read_text()) for x in (found, expected)]
+    assert boxes[0] == boxes[1]
 
 
 def test_arms_side_by_side(cfg, model, tmp_path):

@@ -1,5 +1,6 @@
 """The quickstart: its table and picture from stored results, and the whole command."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,8 +11,9 @@ import cv2
 import pytest
 import quickstart
 
-from fisher_detr.engine import ArmResult, load_config
+from fisher_detr.engine import NEAREST, ArmResult, load_config
 from fisher_detr.files import write_json
+from fisher_detr.model_zoo import read_studies
 from fisher_detr.structures import Arm, BitAllocation
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
@@ -42,7 +44,7 @@ def measured(tmp_path):
         for a in content["annotations"]
     ]
     results = []
-    arms = {"full_precision": detections, str(Arm.UNIFORM): [], str(Arm.FISHER_CRITICAL): detections}
+    arms = {"full_precision": detections, NEAREST: [], str(Arm.FISHER_CRITICAL): detections}
     for name, found in arms.items():
         folder = tmp_path / name
         write_json(folder / "coco_instances_results.json", found)
@@ -66,6 +68,15 @@ def test_summary_is_json(measured):
     assert content["critical_set"] == "animal"
     assert content["arms"][0]["metrics"] == {"AP": 41.25, "APcrit_animal": 30.0, "APl": None}
     assert content["arms"][1]["bits"] == {"a": 4}
+
+
+def test_the_table_is_a_study(measured, tmp_path):
+    write_json(tmp_path / "found.json", quickstart.study(*measured))
+    (found,) = read_studies(tmp_path)
+    assert found.command.startswith("python tools/quickstart.py ") and not found.is_benchmark
+    assert found.tables[0].rows[0] == ["full_precision", 41.25, 30.0, 1234567, 2.0]
+    empty = dataclasses.replace(measured[1][0], metrics={"AP": 1.0, "APcrit_animal": float("nan")})
+    assert quickstart.study(measured[0], [empty])["tables"][0]["rows"][0][2] is None
 
 
 def test_picture_shows_what_the_evaluator_has_stored(measured, tmp_path):
@@ -94,7 +105,7 @@ def test_the_command(model, tmp_path):
     assert "fisher_critical" in done.stdout
     arms = json.loads((tmp_path / "summary.json").read_text())["arms"]
     assert [arm["name"] for arm in arms] == [
-        *("full_precision", "uniform", "fisher_overall", "fisher_critical"),
+        *("full_precision", "uniform_nearest", "uniform", "fisher_overall", "fisher_critical"),
         "uniform, QAT",
     ]
     assert all(arm["metrics"]["AP"] > 1 for arm in arms), "the shipped checkpoint was not used"
