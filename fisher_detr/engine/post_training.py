@@ -147,7 +147,7 @@ class PostTrainingQuantizer:
         }
 
     @property
-    def _rounded_biases(self) -> dict[str, Tensor]:
+    def rounded_biases(self) -> dict[str, Tensor]:
         """Biases that make up for rounding, by layer name."""
         if self.settings.rounding is not RoundingMethod.FISHER:
             return {}
@@ -332,7 +332,7 @@ class PostTrainingQuantizer:
             self.folder,
             overall,
             self.set_weights if sets else None,
-            self._rounded_biases,
+            self.rounded_biases,
             {**self._origin, "reweighted": overall is not None},
         )
 

@@ -58,6 +58,7 @@ def validate(
         quantizer.settings.aux_loss,
         quantizer.fisher_settings,
         quantizer.folder,
+        biases=quantizer.rounded_biases,
         origin=origin,
     )
     measured = estimator.measure(quantizer.error_fn(arm), quantizer.layers, widths, {"widths": widths})

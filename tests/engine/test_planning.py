@@ -28,7 +28,8 @@ from tests.engine.tiny_coco import make_tiny_coco, write_config
 # Of three images torch 2.11's gradient of a 1 x 1 convolution of stride 2 and 8 channels ends the process.
 OPTIONS = ["QUANT.ENABLED", "True", "CRITICAL.TARGET", "vehicle", "QUANT.CALIBRATION.NUM_IMAGES", "4"]
 CRITICAL = Arm.FISHER_CRITICAL
-ROUNDED = ("QUANT.WEIGHT.ROUNDING", "fisher")
+ROUNDED, TO_NEAREST = ("QUANT.WEIGHT.ROUNDING", "fisher"), ("QUANT.WEIGHT.ROUNDING", "nearest")
+LEAST_SQUARES = ("QUANT.WEIGHT.SCALE", "mse", *TO_NEAREST)  # errors that no gradient has a part in
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,8 @@ def test_a_measurement_that_was_cut_off_goes_on(cfg_of, tmp_path, monkeypatch):
 
 def test_a_weight_that_cannot_be_seen_is_differentiated_by_autograd(cfg_of, caplog):
     """Norms that are not folded multiply the weights of their convolutions."""
-    cfg = cfg_of("QUANT.FOLD_NORM", False, "MODEL.SMALL_RESNET.NORM", "FrozenBN")
+    unfolded = ("QUANT.FOLD_NORM", False, "MODEL.SMALL_RESNET.NORM", "FrozenBN")
+    cfg = cfg_of(*unfolded, *TO_NEAREST)
     quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
     found = quantizer.sensitivity(CRITICAL)
     quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
@@ -164,7 +166,7 @@ def test_a_weight_that_cannot_be_seen_is_differentiated_by_autograd(cfg_of, capl
     np.testing.assert_allclose(found.terms["critical"], expected.terms["critical"], rtol=1e-4, atol=1e-20)
     if "images are differentiated one by one" not in caplog.text:
         pytest.fail("the fall-back was not needed: take another example")
-    cfg = cfg_of("QUANT.FOLD_NORM", False, "MODEL.SMALL_RESNET.NORM", "FrozenBN", *ROUNDED)
+    cfg = cfg_of(*unfolded, *ROUNDED)
     with pytest.raises(
         ValueError, match="ROUNDING fisher needs the inputs of that layer: set it to nearest, or"
     ):
@@ -187,15 +189,24 @@ def test_labels_drawn_from_the_model(cfg_of, tmp_path):
     measured = [
         PostTrainingQuantizer.from_config(cfg, load_float(cfg)).sensitivity(CRITICAL).terms["overall"]
         for cfg in (
-            cfg_of("FISHER.LABELS", x, "ALLOCATION.SENSITIVITY", "measured", "QUANT.WEIGHT.SCALE", "mse")
+            cfg_of("FISHER.LABELS", x, "ALLOCATION.SENSITIVITY", "measured", *LEAST_SQUARES)
             for x in ("data", "model")
         )
     ]
     np.testing.assert_array_equal(*measured)
 
 
-def test_predictions_are_checked_on_images_that_are_not_calibrated_on(cfg_of, tmp_path):
-    options = ("FISHER.VALIDATE", True, "FISHER.VALIDATE_IMAGES", 4, "FISHER.VALIDATE_WIDTHS", (2, 4))
+@pytest.mark.parametrize("rounding", [ROUNDED, TO_NEAREST])
+def test_predictions_are_checked_on_images_that_are_not_calibrated_on(cfg_of, tmp_path, rounding):
+    options = (
+        *rounding,
+        "FISHER.VALIDATE",
+        True,
+        "FISHER.VALIDATE_IMAGES",
+        4,
+        "FISHER.VALIDATE_WIDTHS",
+        (2, 4),
+    )
     cfg = cfg_of(*options)
     quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
     images = held_out_images(cfg)
@@ -217,13 +228,13 @@ WEIGHTS = {"vehicle": 3.0, "animal": 1.0}
 
 def test_one_plan_for_several_sets(cfg_of, tmp_path):
     """Each set has the sensitivities of a run of its own with the same scales; the sum serves both."""
-    cfg = cfg_of(*SETS, "QUANT.WEIGHT.SCALE", "mse")
+    cfg = cfg_of(*SETS, *LEAST_SQUARES)
     explain_plan(cfg)
     plan = BitAllocation.load(tmp_path / "allocation.json")
     assert set(plan.meta["prediction"]) == {"vehicle", "animal"}
     for name in ("vehicle", "animal"):
         found = SensitivityTable.load(tmp_path / f"sensitivity_{name}.json")
-        alone = cfg_of("CRITICAL.TARGET", name, "QUANT.WEIGHT.SCALE", "mse")
+        alone = cfg_of("CRITICAL.TARGET", name, *LEAST_SQUARES)
         expected = PostTrainingQuantizer.from_config(alone, load_float(alone)).sensitivity(CRITICAL)
         assert found.meta["critical_set"] == expected.meta["critical_set"]
         for term in ("overall", "cross", "critical"):
@@ -285,7 +296,7 @@ def test_a_plan_for_several_sets_is_taken_again(cfg_of, tmp_path):
 
 def test_arms_to_compare_with(cfg_of):
     """HAWQ takes the scales of fisher_overall and Hessian traces; reweighted has a Fisher of its own."""
-    cfg = cfg_of("CRITICAL.REWEIGHT", 3.0)
+    cfg = cfg_of("CRITICAL.REWEIGHT", 3.0, *TO_NEAREST)
     quantizer = PostTrainingQuantizer.from_config(cfg, load_float(cfg))
     assert quantizer.sensitivity(Arm.HAWQ).form == SensitivityForm.HAWQ_TRACE
     assert quantizer.sensitivity(Arm.REWEIGHTED).form == SensitivityForm.BLOCK
@@ -293,7 +304,7 @@ def test_arms_to_compare_with(cfg_of):
     reweighted = quantizer.scale_fisher(Arm.REWEIGHTED)
     assert all(torch.equal(values, hawq[name]) for name, values in overall.items())
     assert not all(torch.allclose(values, reweighted[name], rtol=1e-3) for name, values in overall.items())
-    same = cfg_of("CRITICAL.REWEIGHT", 1.0)
+    same = cfg_of("CRITICAL.REWEIGHT", 1.0, *TO_NEAREST)
     same = PostTrainingQuantizer.from_config(same, load_float(same)).scale_fisher(Arm.REWEIGHTED)
     for name, values in overall.items():
         torch.testing.assert_close(values, same[name], rtol=1e-4, atol=1e-9 * float(values.max()))

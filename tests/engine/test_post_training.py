@@ -50,6 +50,14 @@ def quantizer(cfg, model):
     return PostTrainingQuantizer.from_config(cfg, model)
 
 
+@pytest.fixture
+def to_nearest(cfg, model):
+    """A quantizer that rounds to nearest: the diagonal weighs its scales."""
+    cfg = cfg.clone()
+    cfg.QUANT.WEIGHT.ROUNDING = "nearest"
+    return PostTrainingQuantizer.from_config(cfg, model)
+
+
 def test_losses_of_an_image_are_the_two_objectives(quantizer):
     model, sample = quantizer.model, quantizer.samples[-1]
     found = image_losses(model, quantizer.critical)([sample])
@@ -88,34 +96,34 @@ def test_sensitivities_are_those_of_the_chosen_losses(cfg, model, aux_loss):
     )
 
 
-def test_every_arm_weighs_its_scales_by_its_own_objective(quantizer):
+def test_every_arm_weighs_its_scales_by_its_own_objective(to_nearest):
     fisher = estimate_fisher(
-        image_losses(quantizer.model, quantizer.critical, quantizer.settings.aux_loss),
-        quantizer.weights,
-        [[sample] for sample in quantizer.samples],
+        image_losses(to_nearest.model, to_nearest.critical, to_nearest.settings.aux_loss),
+        to_nearest.weights,
+        [[sample] for sample in to_nearest.samples],
         PassSettings(GradientMethod.SINGLE),
     )
-    alone, both = fisher.combined(Objective(1.0, 0.0)), fisher.combined(quantizer.settings.objective)
+    alone, both = fisher.combined(Objective(1.0, 0.0)), fisher.combined(to_nearest.settings.objective)
     for arm, expected in ((Arm.UNIFORM, alone), (Arm.FISHER_OVERALL, alone), (Arm.FISHER_CRITICAL, both)):
-        found = quantizer.scale_fisher(arm)
+        found = to_nearest.scale_fisher(arm)
         # An overall factor is irrelevant to the scales.
         for name, values in expected.items():
             torch.testing.assert_close(found[name], values)
     assert not all(torch.allclose(alone[n] / alone[n].sum(), both[n] / both[n].sum()) for n in alone)
 
 
-def test_block_sensitivity_is_that_of_the_actual_error(quantizer):
+def test_block_sensitivity_is_that_of_the_actual_error(to_nearest):
     """One entry of the table by hand: E[(g'd)^2] over the calibration images."""
-    table = quantizer.sensitivity(Arm.FISHER_CRITICAL)
+    table = to_nearest.sensitivity(Arm.FISHER_CRITICAL)
     row, column = 3, 1
     name, bits = table.layers[row].name, table.widths[column]
-    weight, importance = quantizer.weights[name], quantizer.scale_fisher(Arm.FISHER_CRITICAL)[name]
+    weight, importance = to_nearest.weights[name], to_nearest.scale_fisher(Arm.FISHER_CRITICAL)[name]
     error = quantization_error(weight, bits, ScaleMethod.FISHER, True, importance)
-    losses = image_losses(quantizer.model, quantizer.critical, quantizer.settings.aux_loss)
+    losses = image_losses(to_nearest.model, to_nearest.critical, to_nearest.settings.aux_loss)
     for objective in ("overall", "critical"):
         projections = [
             float((torch.autograd.grad(losses([sample])[objective].sum(), weight)[0] * error).double().sum())
-            for sample in quantizer.samples
+            for sample in to_nearest.samples
         ]
         expected = np.mean(np.square(projections))
         assert table.terms[objective][row, column] == pytest.approx(expected, rel=1e-3)
