@@ -15,6 +15,7 @@ from fisher_detr.engine.compare import (
 from fisher_detr.engine.config_merge import setting_differences
 from fisher_detr.engine.console import ProgressBar
 from fisher_detr.engine.coverage import model_coverage
+from fisher_detr.engine.critical_sets import target_set, target_spec
 from fisher_detr.engine.defaults import (
     device_type,
     fit_device,
@@ -81,6 +82,8 @@ __all__ = [
     "run_training_command",
     "setting_differences",
     "setup",
+    "target_set",
+    "target_spec",
     "start_logging",
     "train",
 ]

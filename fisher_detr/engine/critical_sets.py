@@ -7,6 +7,11 @@ from fisher_detr.critical import as_defined, resolve_category_set, resolve_categ
 from fisher_detr.structures import CategorySet
 
 
+def target_spec(cfg: CfgNode) -> str:
+    """CRITICAL.TARGET with its members, where it is a name that CRITICAL.SETS defines."""
+    return as_defined(cfg.CRITICAL.TARGET, cfg.CRITICAL.SETS)
+
+
 def target_set(cfg: CfgNode, split: str = "TRAIN") -> CategorySet | None:
     """The set of CRITICAL.TARGET; None: it is empty.
 
@@ -16,8 +21,7 @@ def target_set(cfg: CfgNode, split: str = "TRAIN") -> CategorySet | None:
     """
     if not cfg.CRITICAL.TARGET:
         return None
-    spec = as_defined(cfg.CRITICAL.TARGET, cfg.CRITICAL.SETS)
-    return resolve_category_set(spec, MetadataCatalog.get(cfg.DATASETS[split][0]))
+    return resolve_category_set(target_spec(cfg), MetadataCatalog.get(cfg.DATASETS[split][0]))
 
 
 def planned_sets(cfg: CfgNode) -> list[CategorySet]:

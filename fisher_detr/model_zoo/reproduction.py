@@ -11,7 +11,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from fisher_detr.checkpoint import ClassChoice, ClassPolicy, convert_official_file
-from fisher_detr.critical import as_defined
 from fisher_detr.engine import (
     ArmResult,
     KeptResults,
@@ -23,9 +22,10 @@ from fisher_detr.engine import (
     load_quantized,
     model_coverage,
     read_config,
+    target_set,
+    target_spec,
     train,
 )
-from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.model_zoo.paper import COCO, FLOAT_BITS, PANOPTIC, PaperData, PaperModel, PaperTable, Way
 from fisher_detr.structures import Arm
 
@@ -201,7 +201,7 @@ def _schedule(cfg: CfgNode, data: PaperData, epochs: int) -> list[str]:
 def _with_target(cfg: CfgNode) -> CfgNode:
     """The set that is aimed at is evaluated too."""
     if cfg.CRITICAL.TARGET:
-        cfg.CRITICAL.SETS = (*cfg.CRITICAL.SETS, as_defined(cfg.CRITICAL.TARGET, cfg.CRITICAL.SETS))
+        cfg.CRITICAL.SETS = (*cfg.CRITICAL.SETS, target_spec(cfg))
     cfg.freeze()
     return cfg
 

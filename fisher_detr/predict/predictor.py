@@ -17,7 +17,6 @@ from torch import nn
 
 from fisher_detr import model_zoo
 from fisher_detr.checkpoint import load_tensors
-from fisher_detr.critical import as_defined
 from fisher_detr.data import DetrDatasetMapper
 from fisher_detr.engine import (
     fit_device,
@@ -26,6 +25,7 @@ from fisher_detr.engine import (
     load_float,
     load_quantized,
     read_config,
+    target_spec,
 )
 
 _ZOO = "zoo://"
@@ -127,7 +127,7 @@ def _complete(cfg: CfgNode, categories: Mapping[str, str] | Sequence[str] | None
         categories = dict.fromkeys(categories, "")
     categories = categories or {f"class {index}": "" for index in range(number)}
     cfg.MODEL.DETR.NUM_CLASSES = number or len(categories)
-    return _Description(cfg, dict(categories), as_defined(cfg.CRITICAL.TARGET, cfg.CRITICAL.SETS))
+    return _Description(cfg, dict(categories), target_spec(cfg))
 
 
 def _config_of(model: str, info: Mapping[str, Any]) -> CfgNode:
