@@ -3,9 +3,12 @@
 Detectron2 is not listed, because no package index has it: tools/install_detectron2.py installs it.
 """
 
+import shutil
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 
 def opencv() -> str:
@@ -23,12 +26,24 @@ def opencv() -> str:
     return "opencv-python-headless"
 
 
+class BuildWithConfigs(build_py):
+    """The configs that model zoo entries name lie beside the package: a wheel takes them along."""
+
+    def run(self):
+        """Copy them to where `fisher_detr.model_zoo` looks for them outside a clone."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "fisher_detr", "model_zoo", "configs")
+            shutil.copytree("configs", target, dirs_exist_ok=True)
+
+
 setup(
     name="fisher_detr",
     version="0.1.0",
     description="Fisher-aware quantization of DETR detectors that keeps the categories that matter",
     license="Apache-2.0",
     packages=find_packages(include=["fisher_detr", "fisher_detr.*"]),
+    cmdclass={"build_py": BuildWithConfigs},
     package_data={"fisher_detr": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "model_zoo/weights/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[

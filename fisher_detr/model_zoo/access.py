@@ -24,7 +24,7 @@ def get_config(name: str) -> CfgNode:
 
     Raises:
         ValueError: no such entry, or one without a config.
-        FileNotFoundError: this is no clone of the repository, where configs are.
+        FileNotFoundError: its config is missing.
     """
     found = entry(name)
     own = ["MODEL.WEIGHTS", f"zoo://{name}" if found.file else ""]

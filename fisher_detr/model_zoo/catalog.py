@@ -15,7 +15,8 @@ from fisher_detr.model_zoo.zoo_entry import ZooEntry
 
 ENTRIES = Path(__file__).parent / "entries"
 WEIGHTS = Path(__file__).parent / "weights"
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]  # of a clone
+INSTALLED = Path(__file__).resolve().parent  # where setup.py puts the configs of a wheel
 _DIGITS = 8  # of the sha256, in the name of a file
 
 
@@ -70,17 +71,18 @@ def config_path(name: str) -> Path:
 
     Raises:
         ValueError: no such entry, or one without a config.
-        FileNotFoundError: the configs are not here: this is no clone of the repository.
+        FileNotFoundError: the configs are neither in a clone nor in the installed package.
     """
     found = entry(name)
     if found.config is None:
         raise ValueError(f"model zoo entry {name!r} names no config: see MODEL_ZOO.md")
-    path = REPOSITORY / found.config
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"config {path} of model zoo entry {name!r} does not exist: work in a clone of the repository"
-        )
-    return path
+    for folder in (REPOSITORY, INSTALLED):
+        if (path := folder / found.config).is_file():
+            return path
+    raise FileNotFoundError(
+        f"config {found.config} of model zoo entry {name!r} is neither in {REPOSITORY} nor in {INSTALLED}: "
+        "work in a clone of the repository, or install again"
+    )
 
 
 def read_entry(path: str | os.PathLike) -> ZooEntry:
