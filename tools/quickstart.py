@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--model", choices=CONFIGS, default="detr", help="the detector")
     parser.add_argument("--data", type=Path, default=FOLDER / "street", help="folder of the data set")
     parser.add_argument("--output", type=Path, help=f"default: {FOLDER.relative_to(ROOT)}/MODEL")
+    parser.add_argument("--bits", type=float, default=3.0, help="of a weight, on average")
     parser.add_argument("--qat", action="store_true", help="also train the uniform model on, for minutes")
     parser.add_argument("--qat-iterations", type=int, help="default: those of the model's config")
     parser.add_argument("--num-test", type=int, default=500, help="test images to draw and evaluate")
@@ -71,7 +72,7 @@ def main() -> None:
     try:
         step(f"drawing street: {args.num_train} training and {args.num_test} test images")
         draw_street(args.data, args.num_train, args.num_test)
-        cfg = configure(CONFIGS[args.model], args.data, output, args.num_calibration)
+        cfg = configure(CONFIGS[args.model], args, output)
         results = run(cfg, output, training_config(args, output) if args.qat else None)
         if args.results:
             write_json(args.results, study(cfg, results))
@@ -106,7 +107,7 @@ def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> list[Arm
 def training_config(args: argparse.Namespace, output: Path) -> CfgNode:
     """The committed config of the quantization-aware training of the uniform model."""
     config = CONFIGS[args.model].replace("_ptq", "_qat")
-    cfg = configure(config, args.data, output / "uniform_qat", args.num_calibration)
+    cfg = configure(config, args, output / "uniform_qat")
     cfg.ALLOCATION.ARM = str(Arm.UNIFORM)
     cfg.SOLVER.MAX_ITER = args.qat_iterations or cfg.SOLVER.MAX_ITER
     return cfg
@@ -129,13 +130,14 @@ def draw_street(folder: Path, num_train: int, num_test: int) -> None:
         raise ValueError(f"could not draw the data set into {folder}")
 
 
-def configure(config: str, data: Path, output: Path, num_calibration: int) -> CfgNode:
+def configure(config: str, args: argparse.Namespace, output: Path) -> CfgNode:
     """The committed config on the data of this run."""
+    data = args.data
     sets = [
         f"street_{split}:{data}/annotations/{split}.json:{data}/images/{split}" for split in ("train", "test")
     ]
     overrides = ["DATASETS.REGISTER", sets, "DATASETS.TEST", ("street_test",), "OUTPUT_DIR", str(output)]
-    overrides += ["QUANT.CALIBRATION.NUM_IMAGES", num_calibration]
+    overrides += ["QUANT.CALIBRATION.NUM_IMAGES", args.num_calibration, "ALLOCATION.AVERAGE_BITS", args.bits]
     cfg = load_config(str(ROOT / config), overrides)
     cfg.MODEL.WEIGHTS = str(ROOT / cfg.MODEL.WEIGHTS)
     return cfg
