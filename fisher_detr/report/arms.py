@@ -16,8 +16,8 @@ from fisher_detr.files import read_json
 from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
 
 EVALUATION = "evaluation.json"
-_ORDER = {str(arm): place for place, arm in enumerate(Arm)}
-_FLOAT = "full_precision"
+_FLOAT, _NEAREST = "full_precision", "uniform_nearest"  # as the quickstart calls them
+_ORDER = {name: place for place, name in enumerate([_NEAREST, *map(str, Arm)])}
 _EMA = "ema"  # folder of the evaluations of averaged weights, within that of the training
 _KEYS = ("dataset", "categories", "sets", "metrics", "num_images")
 _ALIKE = ("num_images", "categories", "sets")

@@ -39,6 +39,7 @@ def test_the_study_is_written_and_can_be_shown(arguments, tmp_path, monkeypatch,
     arms, gains, targets = content["tables"]
     assert [row[0] for row in arms["rows"]] == [
         "full precision",
+        "uniform_nearest",
         "uniform",
         "hawq",
         "fisher_overall",
@@ -54,12 +55,12 @@ def test_the_study_is_written_and_can_be_shown(arguments, tmp_path, monkeypatch,
     assert lost[marked] == max(lost)
     assert gains["rows"][2][1] == "none"
     # A set is aimed at as it was named, not as a super-category of its name.
-    assert [row[0] for row in targets["rows"]][3:] == [
+    assert [row[0] for row in targets["rows"]][4:] == [
         f"{arm}: {name}" for arm in ("reweighted", "critical") for name in ("pets", "animal", "car")
     ]
     assert gains["columns"][2:] == [
-        *("uniform", "hawq", "overall", "reweighted", "critical"),
-        *(f"gain over {arm}" for arm in ("uniform", "hawq", "overall", "reweighted")),
+        *("uniform_nearest", "uniform", "hawq", "overall", "reweighted", "critical"),
+        *(f"gain over {arm}" for arm in ("uniform_nearest", "uniform", "hawq", "overall", "reweighted")),
     ]
     assert len(read_studies(tmp_path / "results")) == 1
 

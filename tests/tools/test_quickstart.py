@@ -60,7 +60,7 @@ def test_table_has_full_precision_first(measured):
     lines = quickstart.table(*measured).splitlines()
     assert lines[0].split() == ["arm", "AP", "APcrit_animal", "bytes", "seconds"]
     assert lines[2].split() == ["full_precision", "41.2", "30.0", "1,234,567", "2"]
-    assert [line.split()[0] for line in lines[3:]] == ["uniform", "fisher_critical"]
+    assert [line.split()[0] for line in lines[3:]] == ["uniform_nearest", "fisher_critical"]
 
 
 def test_summary_is_json(measured):
