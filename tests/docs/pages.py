@@ -90,11 +90,15 @@ class Reader:
             elif block.kind == "text":
                 check_output(block.text, self.printed, block.place)
 
+    def environment(self) -> dict[str, str]:
+        """That of the commands."""
+        return environment(self.folder)
+
     def _run(self, block: Block) -> str:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block.text],
             cwd=self.folder,
-            env=environment(self.folder),
+            env=self.environment(),
             capture_output=True,
             text=True,
             timeout=280,
