@@ -12,7 +12,6 @@ sets are evaluated.
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def main() -> None:
     for path in args.configs:
         rows += measure(load_config(path, [*opts, "MODEL.DEVICE", "cpu"]), Path(path).stem, args.folder)
         print(json.dumps(rows[-3:], indent=1), file=sys.stderr)
-    results = describe(rows, shlex.join(["python", "-m", "benchmarks.deploy_accuracy", *sys.argv[1:]]))
+    results = describe(rows)
     if args.output:
         write_json(args.output, results)
     print(json.dumps(results["tables"], indent=1))
@@ -105,7 +104,7 @@ def _row(
     ]
 
 
-def describe(rows: list[list], command: str) -> dict:
+def describe(rows: list[list]) -> dict:
     """The results file."""
     table = {
         "caption": "Models in PyTorch (fake-quantized) and the files made from them; APcrit is the mean over "
@@ -122,7 +121,8 @@ def describe(rows: list[list], command: str) -> dict:
         + ["weights (MB)", "file (MB)", "integer, % of multiply-accumulates"],
         "rows": rows,
     }
-    return describe_study(command, "Accuracy of exported detectors", [instruction_sets()], [table])
+    program = "python -m benchmarks.deploy_accuracy"
+    return describe_study(program, "Accuracy of exported detectors", [instruction_sets()], [table])
 
 
 if __name__ == "__main__":

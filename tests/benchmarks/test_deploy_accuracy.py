@@ -25,7 +25,7 @@ def test_rows_of_a_model(tmp_path, monkeypatch):
     (weights,) = tmp_path.glob("tiny*.pth")
     cfg = load_config(str(config), ["MODEL.WEIGHTS", str(weights), "QUANT.ENABLED", True])
     rows = deploy_accuracy.measure(cfg, "tiny", tmp_path)
-    (table,) = deploy_accuracy.describe(rows, "python x")["tables"]
+    (table,) = deploy_accuracy.describe(rows)["tables"]
     Table(**table)
     found = {row[1]: dict(zip(table["columns"], row, strict=True)) for row in rows}
     assert list(found) == ["float32", "W8A8", "plan of 4 bits, A8"]
