@@ -11,6 +11,7 @@ sets are evaluated.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -40,13 +41,17 @@ PLAN_BITS = 4.0
 def main() -> None:
     """Parse the command line, measure, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of post-training quantization")
+    parser.add_argument("words", nargs="+", metavar="CONFIG", help="files (.yaml), then config keys")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "deploy", help="of the files")
     parser.add_argument("--output", help="results file (JSON)")
-    args, opts = parser.parse_known_args()
+    args = parser.parse_intermixed_args()
+    configs = list(itertools.takewhile(lambda word: word.endswith(".yaml"), args.words))
+    opts = args.words[len(configs) :]
+    if not configs:
+        parser.error(f"{opts[0]} is no config: name files (.yaml) of post-training quantization first")
     args.folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for path in args.configs:
+    for path in configs:
         rows += measure(load_config(path, [*opts, "MODEL.DEVICE", "cpu"]), Path(path).stem, args.folder)
         print(json.dumps(rows[-3:], indent=1), file=sys.stderr)
     results = describe(rows)
