@@ -28,7 +28,6 @@ from pycocotools.coco import COCO
 
 from fisher_detr.critical import resolve_category_sets
 from fisher_detr.engine import (
-    NEAREST,
     ArmResult,
     KeptResults,
     PostTrainingQuantizer,
@@ -42,7 +41,7 @@ from fisher_detr.engine import (
 from fisher_detr.evaluation import BootstrapAP, average, bootstrap_ap, complete_ground_truth
 from fisher_detr.files import write_json
 from fisher_detr.model_zoo import describe_study
-from fisher_detr.structures import Arm, CategorySet
+from fisher_detr.structures import NEAREST, Arm, CategorySet
 
 logger = logging.getLogger("fisher_detr.bench_arms")
 ARMS = (Arm.UNIFORM, Arm.HAWQ, Arm.FISHER_OVERALL, Arm.REWEIGHTED, Arm.FISHER_CRITICAL)
@@ -57,28 +56,23 @@ class Study:
     Attributes:
         sets: the critical sets.
         full: full precision.
-        nearest: by width, what is had without Fisher information; see `evaluate_nearest`.
-        overall: by width, the arms that know no critical set.
+        overall: by width, what knows no critical set: at whole widths first what is had without Fisher
+            information, then the arms.
         aimed: by arm, those that aim at a set.
         scales_alone: uniform widths with the scales of fisher_critical.
     """
 
     sets: list[CategorySet]
     full: ArmResult
-    nearest: dict[float, ArmResult]
     overall: dict[float, list[ArmResult]]
     aimed: dict[Arm, Aimed]
     scales_alone: Aimed
 
     def arms_for(self, width: float, name: str) -> dict[str, ArmResult]:
         """All arms at a width, those that aim at a set at this one; by name of the arm."""
-        results = {result.name: result for result in self.of_width(width)}
+        results = {result.name: result for result in self.overall[width]}
         results |= {str(arm): of_arm[width][name] for arm, of_arm in self.aimed.items()}
         return {str(arm): results[arm] for arm in (NEAREST, *ARMS) if arm in results}
-
-    def of_width(self, width: float) -> list[ArmResult]:
-        """What knows no critical set."""
-        return [*([self.nearest[width]] if width in self.nearest else []), *self.overall[width]]
 
 
 def main() -> None:
@@ -110,13 +104,6 @@ def measure(
     sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
     full = kept.get("full_precision", lambda: evaluate_full_precision(cfg, load_float(cfg)))
     overall, aimed = {width: [] for width in widths}, {}
-    nearest = {
-        width: kept.get(
-            f"nearest_{width:g}", lambda width=width: evaluate_nearest(cfg, load_float(cfg), width)
-        )
-        for width in widths
-        if float(width).is_integer()
-    }
     scales_alone: Aimed = {width: {} for width in ablation_widths}
 
     @functools.lru_cache(maxsize=1)  # its estimates are made when the first result is missing
@@ -133,6 +120,9 @@ def measure(
         plan = quantizer(index).allocate(Arm.UNIFORM, width)
         return evaluate_plan(cfg, quantizer(index), plan, Arm.FISHER_CRITICAL, "uniform_critical_scales")
 
+    for width in filter(float.is_integer, widths):
+        nearest = functools.partial(evaluate_nearest, cfg, load_float(cfg), width)
+        overall[width].append(kept.get(f"nearest_{width:g}", nearest))
     for arm, width in itertools.product([arm for arm in arms if arm not in AIMED], widths):
         overall[width].append(result(arm, width))
     for (index, chosen), arm in itertools.product(enumerate(sets), [arm for arm in arms if arm in AIMED]):
@@ -143,14 +133,14 @@ def measure(
         scales_alone[width][chosen.name] = kept.get(
             f"scales_{chosen.name}_{width:g}", lambda index=index, width=width: with_scales(index, width)
         )
-    return Study(sets, full, nearest, overall, aimed, scales_alone)
+    return Study(sets, full, overall, aimed, scales_alone)
 
 
 def arms_table(study: Study) -> dict:
     """AP and mean APcrit of every arm and width; what aims at one set is averaged over the sets."""
     full = study.full
     rows = [["full precision", "32", full.metrics["AP"], _mean_critical(study, full), full.size_bytes]]
-    for width in study.overall:
+    for width, results in study.overall.items():
         rows += [
             [
                 result.name,
@@ -159,7 +149,7 @@ def arms_table(study: Study) -> dict:
                 _mean_critical(study, result),
                 result.size_bytes,
             ]
-            for result in study.of_width(width)
+            for result in results
         ]
         if width in study.scales_alone:
             rows.append(_targeted_row("uniform, critical scales", width, study.scales_alone[width]))
@@ -213,8 +203,8 @@ def targets_tables(study: Study) -> list[dict]:
     """For every width, APcrit of every set under every model: is the gain of a target its own?"""
     names = [category_set.name for category_set in study.sets]
     tables = []
-    for width in study.overall:
-        models = {result.name: result for result in study.of_width(width)}
+    for width, results in study.overall.items():
+        models = {result.name: result for result in results}
         models |= {
             f"{arm.removeprefix('fisher_')}: {name}": result
             for arm, of_arm in study.aimed.items()

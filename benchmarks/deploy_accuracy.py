@@ -34,7 +34,7 @@ from fisher_detr.model_zoo import describe_study
 from fisher_detr.modeling import DetrBase
 from fisher_detr.structures import Arm
 
-COMPARED, RANGES = 20, 64  # images to compare file and model on, and for the ranges of a file
+COMPARED, RANGES = 50, 64  # images to compare file and model on, and for the ranges of a file
 PLAN_BITS = 4.0
 
 
@@ -106,6 +106,7 @@ def _row(
     return [
         *(name, title, before["AP"], after["AP"], after["AP"] - before["AP"], *means),
         *(size / 1e6, found.size_bytes / 1e6, 100 * found.audit.coverage()),
+        *(100 * found.comparison.agreement, found.comparison.box, found.comparison.score),
     ]
 
 
@@ -113,7 +114,7 @@ def describe(rows: list[list]) -> dict:
     """The results file."""
     table = {
         "caption": "Models in PyTorch (fake-quantized) and the files made from them; APcrit is the mean over "
-        "CRITICAL.SETS",
+        f"CRITICAL.SETS; detections are those of {COMPARED} calibration images",
         "columns": [
             "model",
             "precision",
@@ -123,7 +124,8 @@ def describe(rows: list[list]) -> dict:
             "APcrit",
             "APcrit of the file",
         ]
-        + ["weights (MB)", "file (MB)", "integer, % of multiply-accumulates"],
+        + ["weights (MB)", "file (MB)", "integer, % of multiply-accumulates"]
+        + ["detections that agree, %", "of them the farthest box (px)", "the farthest score"],
         "rows": rows,
     }
     program = "python -m benchmarks.deploy_accuracy"

@@ -21,7 +21,6 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from fisher_detr.engine import (
-    NEAREST,
     ArmResult,
     PostTrainingQuantizer,
     evaluate_arms,
@@ -41,7 +40,7 @@ from fisher_detr.report import (
     read_samples,
     target_set,
 )
-from fisher_detr.structures import Arm
+from fisher_detr.structures import NEAREST, Arm
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "output" / "quickstart"
@@ -165,9 +164,7 @@ def study(cfg: CfgNode, results: list[ArmResult]) -> dict:
     found = {"caption": f"{cfg.ALLOCATION.AVERAGE_BITS:g} bits on average", "columns": columns(cfg)}
     found["rows"] = [[None if x != x else x for x in row] for row in rows(cfg, results)]
     title = f"Quickstart, {cfg.MODEL.META_ARCHITECTURE} on street"
-    text = (
-        "Seconds to quantize; what arms share counts in the first that needs it. Of trained ones, to train."
-    )
+    text = "Seconds to quantize or to train on; what arms share counts in the first that needs it."
     return describe_study("python tools/quickstart.py", title, [text], [found])
 
 

@@ -4,7 +4,6 @@ from fisher_detr.engine.best_checkpoint import BestCheckpointHook
 from fisher_detr.engine.category_traces import measure_traces
 from fisher_detr.engine.commands import evaluate, load_float, load_quantized, run_training_command, train
 from fisher_detr.engine.compare import (
-    NEAREST,
     ArmResult,
     evaluate_arms,
     evaluate_full_precision,
@@ -42,7 +41,6 @@ from fisher_detr.engine.trace_penalty import FisherTracePenalty, PenaltySettings
 from fisher_detr.engine.trainer import Trainer
 
 __all__ = [
-    "NEAREST",
     "KeptResults",
     "ArmResult",
     "BestCheckpointHook",

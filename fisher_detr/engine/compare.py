@@ -16,12 +16,9 @@ from fisher_detr.engine.table_origin import save_tables
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.modeling import DetrBase
 from fisher_detr.quantization import RoundingMethod
-from fisher_detr.structures import Arm, BitAllocation, ScaleMethod
+from fisher_detr.structures import FULL_PRECISION, NEAREST, Arm, BitAllocation, ScaleMethod
 
 logger = logging.getLogger(__name__)
-
-FULL_PRECISION = "full_precision"
-NEAREST = "uniform_nearest"
 
 
 @dataclasses.dataclass(frozen=True)

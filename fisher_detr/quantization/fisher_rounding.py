@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fisher_detr.quantization.primitives import fake_quantize
+from fisher_detr.quantization.primitives import fake_quantize, nearest_values
 from fisher_detr.structures import QuantSpec
 
 DAMPING = 0.01  # GPTQ's, section 3.3
@@ -212,4 +212,4 @@ def _factorized(moment: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest(column: Tensor, dtype: torch.dtype, scale: Tensor, spec: QuantSpec) -> Tensor:
     """As the weight's quantizer rounds, in its precision: `[G, N]`."""
     precision = torch.promote_types(dtype, torch.float32)
-    return fake_quantize(column.reshape(-1).to(precision), scale, spec).view_as(column)
+    return nearest_values(column.reshape(-1).to(precision), scale, spec).view_as(column)

@@ -94,6 +94,18 @@ def fake_quantize(
     return _FakeQuantize.apply(wide, scale, zero_point, spec, step).to(x.dtype)
 
 
+@torch.no_grad()
+def nearest_values(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
+    """What `fake_quantize` returns of finite values, without gradients or a look for NaN: `[C, ...]`.
+
+    Args:
+        x: float32 or float64.
+        scale: as in `fake_quantize`.
+        spec: symmetric; width and range.
+    """
+    return _values(x, scale, 0, spec)[0]
+
+
 def move_quantized(
     x: Tensor,
     before: Tensor,

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fisher_detr.files import read_json
-from fisher_detr.structures import Arm, BitAllocation, SensitivityTable
+from fisher_detr.structures import FULL_PRECISION, NEAREST, Arm, BitAllocation, SensitivityTable
 
 EVALUATION = "evaluation.json"
-_FLOAT, _NEAREST = "full_precision", "uniform_nearest"  # as the quickstart calls them
-_ORDER = {name: place for place, name in enumerate([_NEAREST, *map(str, Arm)])}
+_ORDER = {name: place for place, name in enumerate([NEAREST, *map(str, Arm)])}
 _EMA = "ema"  # folder of the evaluations of averaged weights, within that of the training
 _KEYS = ("dataset", "categories", "sets", "metrics", "num_images")
 _ALIKE = ("num_images", "categories", "sets")
@@ -78,7 +77,7 @@ def find_arms(paths: Sequence[str]) -> list[ReportArm]:
 
 def _place(arm: ReportArm) -> int:
     """Full precision, then the ways to quantize; of unknown precision: where it was named."""
-    if arm.is_float or arm.name == _FLOAT:
+    if arm.is_float or arm.name == FULL_PRECISION:
         return -1
     return _ORDER.get(arm.name, len(_ORDER)) if arm.coverage else 0
 
@@ -99,7 +98,7 @@ def find_shared(paths: Sequence[str], name: str) -> Path | None:
 
 def reference(arms: Sequence[ReportArm]) -> ReportArm:
     """What the others are compared with: full precision, else the first."""
-    return next((arm for arm in arms if arm.is_float or arm.name == _FLOAT), arms[0])
+    return next((arm for arm in arms if arm.is_float or arm.name == FULL_PRECISION), arms[0])
 
 
 def split_name(path: str) -> tuple[str, str]:

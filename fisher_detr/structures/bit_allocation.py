@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from fisher_detr.files import read_json, write_json
-from fisher_detr.structures.checks import MAX_BITS, MIN_BITS, check_meta, is_count, is_width, require_keys
+from fisher_detr.structures.checks import (
+    MAX_BITS,
+    MIN_BITS,
+    check_meta,
+    is_count,
+    is_width,
+    refused,
+    require_keys,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +67,8 @@ class BitAllocation:
             ValueError: the file is not a bit allocation.
         """
         content = require_keys(read_json(path, "allocation file"), cls, path)
-        try:
+        with refused("allocation file", path):
             return cls(**content)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"allocation file {path} is broken ({error}): compute it again") from None
 
 
 def _is_cost(value: Any) -> bool:

@@ -1,9 +1,10 @@
 """What values must be, whatever they are part of."""
 
+import contextlib
 import dataclasses
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MIN_BITS, MAX_BITS = 2, 8
@@ -29,6 +30,15 @@ def check_meta(meta: Any) -> None:
     """Raise ValueError unless it maps names to values."""
     if not isinstance(meta, Mapping):
         raise ValueError(f"its meta are {meta!r}: expected values by name")
+
+
+@contextlib.contextmanager
+def refused(what: str, path: str | os.PathLike) -> Iterator[None]:
+    """Whatever goes wrong while values are read from a JSON file makes it a broken one, in one line."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{what} {path} is broken ({error}): compute it again") from None
 
 
 def require_keys(content: Any, cls: type, path: str | os.PathLike) -> dict[str, Any]:

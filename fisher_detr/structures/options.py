@@ -2,6 +2,9 @@
 
 import enum
 
+# What arms are compared with: the model as it was trained, and what is had without Fisher information.
+FULL_PRECISION, NEAREST = "full_precision", "uniform_nearest"
+
 
 class ScaleMethod(enum.StrEnum):
     """How the scale of a weight quantizer is chosen."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fisher_detr.files import read_json, write_json
-from fisher_detr.structures.checks import check_meta, check_widths, require_keys
+from fisher_detr.structures.checks import check_meta, check_widths, refused, require_keys
 from fisher_detr.structures.layer import LayerInfo, check_layers
 from fisher_detr.structures.options import SensitivityForm
 
@@ -91,15 +91,13 @@ class SensitivityTable:
             ValueError: the file is not a sensitivity table.
         """
         content = require_keys(read_json(path, "sensitivity file"), cls, path)
-        try:
+        with refused("sensitivity file", path):
             content["layers"] = tuple(LayerInfo(**layer) for layer in content["layers"])
             content["widths"] = tuple(content["widths"])
             content["form"] = SensitivityForm(content["form"])
             for field in _ARRAYS:
                 content[field] = {name: np.array(v, dtype=np.float64) for name, v in content[field].items()}
             return cls(**content)
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"sensitivity file {path} is broken ({error}): compute it again") from None
 
 
 def _check_array(what: str, values: np.ndarray, shape: tuple[int, ...]) -> None:

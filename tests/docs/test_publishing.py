@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from tests.docs.conftest import make_clone
+from tests.docs.clones import make_clone, shrink
 from tests.docs.pages import REPOSITORY, Reader, blocks, environment
-from tests.docs.test_tutorials import shrink
 
 FEW = "make_street.py --num-train 16 --num-val 4 --num-test 4"
 

@@ -1,10 +1,10 @@
 """The tutorials, followed from the first command to the last."""
 
 import torch
-import yaml
 
 from tests.checkpoint.official_models import SMALL_SETTINGS, small_tensors
 from tests.data.layouts import write_coco_tree
+from tests.docs.clones import shrink
 from tests.docs.pages import REPOSITORY, Block, blocks
 
 DOCS = REPOSITORY / "docs"
@@ -49,16 +49,3 @@ def test_many_ranks(reader):
         reader.folder / "output/street/detr_small"
     )
     assert "APcrit_person" in reader.printed
-
-
-def shrink(config, settings):
-    """Let a config of the clone build a smaller model, on smaller images."""
-    content = yaml.safe_load(config.read_text())
-    small = ["INPUT.MIN_SIZE_TEST", 128, "INPUT.MAX_SIZE_TEST", 192, "DATALOADER.NUM_WORKERS", 0, *settings]
-    for path, value in zip(small[::2], small[1::2], strict=True):
-        *above, key = path.split(".")
-        node = content
-        for name in above:
-            node = node.setdefault(name, {})
-        node[key] = value
-    config.write_text(yaml.safe_dump(content))

@@ -12,7 +12,6 @@ from detectron2.data import MetadataCatalog
 
 from fisher_detr.critical import resolve_category_set
 from fisher_detr.engine import (
-    NEAREST,
     PostTrainingQuantizer,
     Trainer,
     evaluate_arms,
@@ -26,7 +25,7 @@ from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
 from fisher_detr.modeling import critical_losses
 from fisher_detr.modeling.targets import targets_of
 from fisher_detr.quantization import layer_biases, quantization_error, quantized_layers
-from fisher_detr.structures import Arm, BitAllocation, Objective, ScaleMethod, SensitivityTable
+from fisher_detr.structures import NEAREST, Arm, BitAllocation, Objective, ScaleMethod, SensitivityTable
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
 

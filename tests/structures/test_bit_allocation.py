@@ -1,7 +1,7 @@
 import pytest
 
 from fisher_detr.structures import BitAllocation
-from tests.structures.rewriting import rewrite
+from tests.structures.rewriting import assert_refused
 
 
 def test_allocation_round_trip(allocation, tmp_path):
@@ -26,8 +26,4 @@ def test_allocation_round_trip(allocation, tmp_path):
     ],
 )
 def test_broken_allocations(allocation, tmp_path, changes, message):
-    path = tmp_path / "allocation.json"
-    allocation.save(path)
-    rewrite(path, **changes)
-    with pytest.raises(ValueError, match=f"allocation file {path} is broken .*{message}"):
-        BitAllocation.load(path)
+    assert_refused(allocation, "allocation file", tmp_path / "file.json", changes, message)
