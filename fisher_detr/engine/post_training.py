@@ -36,7 +36,7 @@ from fisher_detr.quantization import (
     layer_biases,
     layer_infos,
     quantizable_layers,
-    quantization_error,
+    quantization_errors,
     round_weights,
 )
 from fisher_detr.structures import (
@@ -346,26 +346,25 @@ class PostTrainingQuantizer:
         return json.loads(json.dumps(dataclasses.asdict(self.sets[name]))) if name in self.sets else None
 
     def error_fn(self, arm: Arm) -> ErrorFn:
-        """Errors of a layer's weights under an arm's scales and rounding."""
+        """Errors of a layer's weights at the candidate widths, under an arm's scales and rounding."""
         settings, fisher, moments = self.settings, self.scale_fisher(arm), self.moments(arm)
 
-        @functools.lru_cache(maxsize=1)  # layer by layer, all widths of each
-        def rounding(name: str) -> FisherRounding | None:
-            return moments and FisherRounding(self.weights[name], moments[name], settings.damping)
-
-        def error(name: str, bits: int) -> LayerError:
-            rounder = rounding(name)
-            found = quantization_error(
-                self.weights[name],
-                bits,
+        @functools.lru_cache(maxsize=1)  # layer by layer, all widths of each at once
+        def errors(name: str) -> dict[int, LayerError]:
+            weight = self.weights[name]
+            rounder = moments and FisherRounding(weight, moments[name], settings.damping)
+            found = quantization_errors(
+                weight,
+                settings.widths,
                 settings.scale,
                 settings.per_channel,
                 fisher and fisher[name],
                 rounder,
             )
-            return LayerError(found, rounder and rounder.bias_shift(found))
+            shifts = [rounder and rounder.bias_shift(error) for error in found]
+            return dict(zip(settings.widths, map(LayerError, found, shifts), strict=True))
 
-        return error
+        return lambda name, bits: errors(name)[bits]
 
     def _meta(self, arm: Arm) -> dict[str, Any]:
         """Where a table comes from, as plain JSON."""

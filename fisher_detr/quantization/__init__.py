@@ -50,7 +50,12 @@ from fisher_detr.quantization.primitives import (
     quantize,
 )
 from fisher_detr.quantization.ranges import RangeMethod
-from fisher_detr.quantization.rounding import RoundingMethod, quantization_error, round_weights
+from fisher_detr.quantization.rounding import (
+    RoundingMethod,
+    quantization_error,
+    quantization_errors,
+    round_weights,
+)
 from fisher_detr.quantization.scale_training import (
     RangeFollower,
     ScaleTraining,
@@ -127,6 +132,7 @@ __all__ = [
     "packed_bytes",
     "quantizable_layers",
     "quantization_error",
+    "quantization_errors",
     "quantize",
     "quantize_model",
     "quantized_layers",

@@ -15,7 +15,8 @@ of a channel do to its mean output is then taken back, by what the Fisher inform
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +27,23 @@ from fisher_detr.structures import QuantSpec
 DAMPING = 0.01  # GPTQ's, section 3.3
 # Candidate scales, times the one of least squared error.
 FACTORS = (1.0, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4)
-_BLOCK = 128  # columns whose errors are passed on by one product
+_BLOCK = 32  # columns whose errors are passed on by one product
 _AT_ONCE = 2**24  # values that are rounded at once: 128 MiB in float64
 # H is a sum of products in float32: what is less than this part of its trace may be rounding, and more where
 # that is not enough. (Street models without the mean of the inputs: eigenvalues down to -0.94 epsilon.)
 _FLOAT32 = [torch.finfo(torch.float32).eps * factor for factor in (4, 40, 400)]
+
+
+class _Sweep(NamedTuple):
+    """All columns, rounded with S scales.
+
+    Attributes:
+        values: `[S, G, K, C / G]`.
+        losses: `d'Hd` of every channel, `[S, C]`.
+    """
+
+    values: Tensor
+    losses: Tensor
 
 
 class FisherRounding:
@@ -72,7 +85,6 @@ class FisherRounding:
         """Whether the bias makes up for what the weights cannot."""
         return self._mixing.shape[-1] > self._columns.shape[1]
 
-    @torch.no_grad()
     def round(self, scale: Tensor, spec: QuantSpec) -> Tensor:
         """The rounded weight.
 
@@ -84,13 +96,18 @@ class FisherRounding:
             Tensor: `level * scale`, of the shape and dtype of the weight: what `fake_quantize` returns
             unchanged.
         """
-        values, _ = self._round_columns(self._columns, scale, spec)
-        values = torch.empty_like(values).scatter_(1, self._order[..., None].expand_as(values), values)
-        # Once more from the values themselves, which stay: in half precision and with other scales too.
-        rounded = values.mT.reshape(self._weight.shape).to(self._weight.dtype)
-        return fake_quantize(rounded, scale, spec)
+        return self.round_widths([scale], [spec])[0]
 
     @torch.no_grad()
+    def round_widths(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> list[Tensor]:
+        """What `round` returns of each scale and width; faster than one after the other."""
+        values = torch.cat([found.values for found in self._sweeps(scales, specs)])  # [S, G, K, C / G]
+        order = self._order[None, ..., None].expand_as(values)
+        values = torch.empty_like(values).scatter_(2, order, values).mT
+        # Once more from the values themselves, which stay: in half precision and with other scales too.
+        rounded = values.reshape(-1, *self._weight.shape).to(self._weight.dtype)
+        return [fake_quantize(*parts) for parts in zip(rounded, scales, specs, strict=True)]
+
     def search_scale(self, scale: Tensor, spec: QuantSpec) -> Tensor:
         """The scale with which rounding leaves the least `d'Hd`, among some around a first one.
 
@@ -101,11 +118,21 @@ class FisherRounding:
         Returns:
             Tensor: of the shape and dtype of `scale`; the first one where none is better.
         """
-        candidates = torch.stack([scale * factor for factor in FACTORS])  # [S, C or 1]
-        losses = torch.cat(list(self._losses(candidates, spec)))  # [S, C]
-        if not spec.per_channel:
-            losses = losses.sum(dim=1, keepdim=True)
-        return candidates.gather(0, losses.argmin(dim=0, keepdim=True))[0]
+        return self.search_scales([scale], [spec])[0]
+
+    @torch.no_grad()
+    def search_scales(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> list[Tensor]:
+        """What `search_scale` returns of each first scale and width; faster than one after the other."""
+        tried = [
+            (scale * factor, spec) for scale, spec in zip(scales, specs, strict=True) for factor in FACTORS
+        ]
+        losses = torch.cat([found.losses for found in self._sweeps(*zip(*tried, strict=True))])  # [S F, C]
+        return [
+            _least(
+                torch.stack([scale for scale, _ in tried[i : i + len(FACTORS)]]), losses[i : i + len(FACTORS)]
+            )
+            for i in range(0, len(tried), len(FACTORS))
+        ]
 
     @torch.no_grad()
     def bias_shift(self, error: Tensor) -> Tensor | None:
@@ -116,17 +143,28 @@ class FisherRounding:
         means = self._mixing[:, : errors.shape[1], -1:]  # [G, K, 1]: of what the inputs are
         return -(errors * means).sum(dim=1).reshape(-1).to(error.dtype)
 
-    def _losses(self, candidates: Tensor, spec: QuantSpec) -> Iterator[Tensor]:
-        """`d'Hd` of every channel, `[S, C]` of the S scales in parts."""
-        groups, num_inputs, channels = self._columns.shape
-        for scales in candidates.split(max(1, _AT_ONCE // self._columns.numel())):
-            columns = self._columns.repeat(1, 1, len(scales))  # [G, K, S C / G]
-            expanded = scales.expand(-1, groups * channels).unflatten(1, (groups, channels))  # [S, G, C / G]
-            flat = expanded.transpose(0, 1).reshape(-1)
-            _, losses = self._round_columns(columns, flat, QuantSpec(spec.bits))
-            yield losses.unflatten(1, (len(scales), channels)).transpose(0, 1).flatten(1)
+    def _sweeps(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> Iterator[_Sweep]:
+        """All columns with S scales and widths, a part of the S at once."""
+        at_once = max(1, _AT_ONCE // self._columns.numel())
+        for i in range(0, len(scales), at_once):
+            yield self._sweep(scales[i : i + at_once], specs[i : i + at_once])
 
-    def _round_columns(self, columns: Tensor, scale: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    def _sweep(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> _Sweep:
+        groups, num_inputs, channels = self._columns.shape
+        columns = self._columns.repeat(1, 1, len(scales))  # [G, K, S C / G]
+        steps = torch.stack([scale.expand(groups * channels) for scale in scales])  # [S, C]
+        bounds = torch.tensor([spec.qmax for spec in specs], device=steps.device).to(steps)
+        values, losses = self._round_columns(
+            columns, *(self._of_rows(each) for each in (steps, bounds[:, None].expand_as(steps)))
+        )
+        values = values.unflatten(2, (len(scales), channels)).movedim(2, 0)
+        return _Sweep(values, losses.unflatten(1, (len(scales), channels)).transpose(0, 1).flatten(1))
+
+    def _of_rows(self, values: Tensor) -> Tensor:
+        """Values by scale and channel, `[S, C]`, in the order of all rows of all groups: `[G, S C / G]`."""
+        return values.unflatten(1, (len(self._columns), -1)).transpose(0, 1).flatten(1).contiguous()
+
+    def _round_columns(self, columns: Tensor, steps: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
         """Round the columns `[G, K, N]` one after the other; and `d'Hd` of each row, `[G, N]`."""
         values, errors = torch.empty_like(columns), torch.empty_like(columns)
         losses = columns.new_zeros(columns.shape[0], columns.shape[2])
@@ -136,7 +174,7 @@ class FisherRounding:
             for j in range(start, stop):
                 within = self._mixing[:, None, start:j, j] @ errors[:, start:j]  # [G, 1, N]
                 wanted = columns[:, j] - passed[:, j - start] - within[:, 0]
-                values[:, j] = _nearest(wanted, self._weight.dtype, scale, spec)
+                values[:, j] = _nearest(wanted, self._weight.dtype, steps, bounds)
                 errors[:, j] = values[:, j] - columns[:, j]
                 losses += self._pivots[:, j, None] * (values[:, j] - wanted).square_()
         return values, losses
@@ -209,7 +247,13 @@ def _factorized(moment: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     raise ValueError("the damped moment is not positive definite: expected sums of x x', or more damping")
 
 
-def _nearest(column: Tensor, dtype: torch.dtype, scale: Tensor, spec: QuantSpec) -> Tensor:
+def _nearest(column: Tensor, dtype: torch.dtype, steps: Tensor, bounds: Tensor) -> Tensor:
     """As the weight's quantizer rounds, in its precision: `[G, N]`."""
-    precision = torch.promote_types(dtype, torch.float32)
-    return nearest_values(column.reshape(-1).to(precision), scale, spec).view_as(column)
+    return nearest_values(column.to(torch.promote_types(dtype, torch.float32)), steps, bounds)
+
+
+def _least(candidates: Tensor, losses: Tensor) -> Tensor:
+    """The candidates, `[F, C or 1]`, of the least losses, `[F, C]`."""
+    if candidates.shape[1] == 1:
+        losses = losses.sum(dim=1, keepdim=True)
+    return candidates.gather(0, losses.argmin(dim=0, keepdim=True))[0]

@@ -94,16 +94,16 @@ def fake_quantize(
     return _FakeQuantize.apply(wide, scale, zero_point, spec, step).to(x.dtype)
 
 
-@torch.no_grad()
-def nearest_values(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
-    """What `fake_quantize` returns of finite values, without gradients or a look for NaN: `[C, ...]`.
+def nearest_values(x: Tensor, scale: Tensor, bound: Tensor) -> Tensor:
+    """What `fake_quantize` returns of finite values, each of its own scale and width.
 
     Args:
         x: float32 or float64.
-        scale: as in `fake_quantize`.
-        spec: symmetric; width and range.
+        scale: broadcasts with `x`.
+        bound: the largest level, of a symmetric range; of the shape and dtype of `scale`.
     """
-    return _values(x, scale, 0, spec)[0]
+    levels = torch.minimum(torch.maximum(_round(x * scale.reciprocal(), 0), -bound), bound)
+    return levels.mul_(scale)
 
 
 def move_quantized(

@@ -262,3 +262,18 @@ def test_inputs_that_never_change_leave_all_to_the_bias():
     before = weight.double() @ mean
     after = rounded.double() @ mean + rounding.bias_shift(rounded - weight)
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("at_once", [1, 500, 2**24])
+def test_all_widths_at_once_are_each_alone(monkeypatch, per_channel, at_once):
+    monkeypatch.setattr(fisher_rounding, "_AT_ONCE", at_once)
+    weight = values(6, 2, 3, 3).float()
+    specs = [QuantSpec(bits, per_channel=per_channel) for bits in (2, 8, 3)]
+    scales = [scaled(weight, spec) for spec in specs]
+    rounding = FisherRounding(weight, correlated(18, groups=3))
+    found = rounding.search_scales(scales, specs)
+    alone = [rounding.search_scale(*pair) for pair in zip(scales, specs, strict=True)]
+    assert all(map(torch.equal, found, alone)) and not any(map(torch.equal, found, scales))
+    rounded = rounding.round_widths(found, specs)
+    assert all(map(torch.equal, rounded, map(rounding.round, found, specs)))

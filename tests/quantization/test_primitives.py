@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fisher_detr.quantization import LearnedStep, StepGradient, dequantize, fake_quantize, quantize
-from fisher_detr.quantization.primitives import _fused
+from fisher_detr.quantization.primitives import _fused, nearest_values
 from fisher_detr.structures import QuantSpec
 from tests.oracles.learned_step import fake_quantize_formula
 
@@ -313,3 +313,14 @@ def test_offset_behind_the_quantizer_has_second_derivatives():
         return torch.tanh(inputs @ (fake_quantize(x, scale, spec) / 100 + offset).flatten(1).T)
 
     assert torch.autograd.gradgradcheck(loss, torch.zeros_like(x, requires_grad=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nearest_values_of_many_widths_are_those_of_each(dtype):
+    x = torch.linspace(-3, 3, 601, dtype=dtype).expand(7, -1)
+    scales, specs = torch.linspace(0.05, 1.3, 7, dtype=dtype), [QuantSpec(bits) for bits in range(2, 9)]
+    bounds = torch.tensor([spec.qmax for spec in specs], dtype=dtype)
+    found = nearest_values(x, scales[:, None], bounds[:, None])
+    for i, spec in enumerate(specs):
+        expected = fake_quantize(x[i : i + 1], scales[i : i + 1], spec)[0]
+        assert torch.equal(found[i], expected) and torch.equal(found[i].signbit(), expected.signbit())

@@ -8,6 +8,7 @@ from fisher_detr.quantization import (
     layer_biases,
     pack_weights,
     quantization_error,
+    quantization_errors,
     quantize_model,
     quantized_layers,
     round_weights,
@@ -88,3 +89,13 @@ def test_shared_biases_belong_to_no_layer():
     model[1].bias = model[0].bias
     assert list(layer_biases(model)) == ["2"]
     assert not layer_biases(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)))
+
+
+@pytest.mark.parametrize("method", ScaleMethod)
+def test_errors_of_all_widths_are_those_of_each(method):
+    weight, widths = torch.randn(5, 7, generator=torch.Generator().manual_seed(4)), (2, 5, 3)
+    fisher = weight.square() + 0.1
+    for rounding in (None, FisherRounding(weight, correlated(7))):
+        found = quantization_errors(weight, widths, method, True, fisher, rounding)
+        each = [quantization_error(weight, bits, method, True, fisher, rounding) for bits in widths]
+        assert all(map(torch.equal, found, each)) and found[0].norm() > found[2].norm() > found[1].norm()
