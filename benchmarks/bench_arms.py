@@ -6,7 +6,7 @@
 
 Every critical set is the target of `fisher_critical` and `reweighted` once. Differences between arms come
 with bootstrap intervals over images (paired, 95 %). Results are kept in OUTPUT_DIR: a study that was cut off
-goes on.
+goes on, and processes that each take some of the arms, widths or targets leave theirs to one that takes all.
 """
 
 import argparse
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--widths", type=float, nargs="+", default=[3, 4, 5])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--ablation-widths", type=float, nargs="*", default=[], help="also: scales alone")
+    parser.add_argument("--targets", nargs="+", help="sets to aim at (default: all of CRITICAL.SETS)")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--output", required=True, help="results file (JSON)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
@@ -90,18 +91,26 @@ def main() -> None:
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
     start = time.perf_counter()
-    study = measure(cfg, [Arm(arm) for arm in ARMS if arm in args.arms], args.widths, args.ablation_widths)
+    arms = [Arm(arm) for arm in ARMS if arm in args.arms]
+    study = measure(cfg, arms, args.widths, args.ablation_widths, args.targets)
     tables = [arms_table(study), *sets_tables(cfg, study, args.resamples), *targets_tables(study)]
     write_json(args.output, describe(cfg, study, tables, time.perf_counter() - start))
     print(json.dumps(tables, indent=1))
 
 
 def measure(
-    cfg: CfgNode, arms: Sequence[Arm], widths: Sequence[float], ablation_widths: Sequence[float]
+    cfg: CfgNode,
+    arms: Sequence[Arm],
+    widths: Sequence[float],
+    ablation_widths: Sequence[float],
+    targets: Sequence[str] | None = None,
 ) -> Study:
     """Quantize and evaluate every arm, width and critical set; what was measured before is taken."""
     kept = KeptResults(cfg)
     sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+    if unknown := set(targets or ()) - {chosen.name for chosen in sets}:
+        raise ValueError(f"--targets {' '.join(sorted(unknown))}: expected names of CRITICAL.SETS")
+    sets = [chosen for chosen in sets if targets is None or chosen.name in targets]
     full = kept.get("full_precision", lambda: evaluate_full_precision(cfg, load_float(cfg)))
     overall, aimed = {width: [] for width in widths}, {}
     scales_alone: Aimed = {width: {} for width in ablation_widths}

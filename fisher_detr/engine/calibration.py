@@ -10,38 +10,41 @@ from fisher_detr.quantization import Histogram, RangeMethod, observe_activations
 
 
 def calibrate_on_ranks(
-    model: nn.Module, samples: Sequence[Any], method: RangeMethod, percentile: float
+    model: nn.Module, batches: Sequence[Sequence[Any]], method: RangeMethod, percentile: float
 ) -> None:
     """Set the ranges of all activation quantizers from what all ranks have seen: the same on every rank.
 
     Args:
         model: quantized; the same on every rank.
-        samples: all images, on every rank; one by one, without padding.
+        batches: all images, on every rank; those of a batch of one size, so that there is no padding.
         method: max, percentile or mse.
         percentile: of the values, for that method.
 
     Raises:
         ValueError: no images, or a value that is not finite; names the image.
     """
-    own = samples[comm.get_rank() :: comm.get_world_size()]
-    seen = _observe(model, own) if own or not samples else {}
+    own = batches[comm.get_rank() :: comm.get_world_size()]
+    seen = _observe(model, own) if own or not batches else {}
     total: dict[str, Histogram] = {}
     add_of_ranks(total, seen)
     set_activation_ranges(model, total, method, percentile=percentile)
 
 
-def _observe(model: nn.Module, samples: Sequence[Any]) -> dict[str, Histogram]:
-    passed = []
+def _observe(model: nn.Module, batches: Sequence[Sequence[Any]]) -> dict[str, Histogram]:
+    passed: list[Sequence[Any]] = [()]
 
-    def batches() -> Iterator[list[Any]]:
-        for sample in samples:
-            passed.append(sample)
-            yield [sample]
+    def noted() -> Iterator[list[Any]]:
+        for batch in batches:
+            passed.append(batch)
+            yield list(batch)
 
     try:
-        return observe_activations(model, batches())
+        return observe_activations(model, noted())
     except ValueError as error:
-        where = f"image_id {passed[-1]['image_id']}: " if passed else ""
+        last = passed[-1]
+        if len(last) > 1:
+            _observe(model, [[sample] for sample in last])  # raises where the image comes that spoils them
+        where = f"image_id {last[0]['image_id']}: " if last else ""
         raise ValueError(f"{where}{error}") from None
 
 

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, pareto
+from fisher_detr.data import batches_of_one_size
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.coverage import traced_coverage
@@ -286,7 +287,7 @@ class PostTrainingQuantizer:
             round_weights(model, moments, damping=self.settings.damping, search_scales=search)
         self._correct_biases(model)
         if self.settings.activation_bits:
-            calibrate_on_ranks(model, self.samples, self.settings.activation_range, self.settings.percentile)
+            calibrate_on_ranks(model, self._batches, self.settings.activation_range, self.settings.percentile)
         self.estimator_of(arm).discard_partial()
         return QuantizedModel(model, allocation, traced_coverage(report, model, self.samples[0]))
 
@@ -299,6 +300,11 @@ class PostTrainingQuantizer:
         return settings.limits.constraints(
             self.layers, settings.widths, settings.activation_bits, self.count_macs
         )
+
+    @functools.cached_property
+    def _batches(self) -> list[list[dict[str, Any]]]:
+        settings = self.fisher_settings
+        return batches_of_one_size(self.samples, settings.batch_size, settings.batch_pixels)
 
     def _correct_biases(self, model: DetrBase) -> None:
         if self.settings.bias_correction is None:

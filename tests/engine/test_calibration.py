@@ -1,4 +1,4 @@
-"""Calibration names the image that spoils it, and takes every image alone."""
+"""Calibration sees all images, and names the one that spoils it."""
 
 import pytest
 import torch
@@ -17,8 +17,7 @@ class Net(nn.Module):
         self.layer = nn.Linear(2, 2)
 
     def forward(self, batch):
-        (sample,) = batch
-        return self.layer(sample["image"])
+        return self.layer(torch.stack([sample["image"] for sample in batch]))
 
 
 @pytest.fixture
@@ -28,21 +27,24 @@ def model():
     return net
 
 
-def samples(*values):
-    return [{"image": torch.tensor([value, 0.5]), "image_id": 10 + i} for i, value in enumerate(values)]
+def batches(*values, size=1):
+    found = [{"image": torch.tensor([value, 0.5]), "image_id": 10 + i} for i, value in enumerate(values)]
+    return [found[i : i + size] for i in range(0, len(found), size)]
 
 
-def test_ranges_are_those_of_all_images(model):
-    calibrate_on_ranks(model, samples(-1.0, 3.0, 2.0), RangeMethod.MAX, 99.0)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ranges_are_those_of_all_images(model, size):
+    calibrate_on_ranks(model, batches(-1.0, 3.0, 2.0, size=size), RangeMethod.MAX, 99.0)
     (quantizer,) = activation_quantizers(model).values()
     step = 4.0 / 255
     assert quantizer(torch.tensor([5.0])).item() == pytest.approx(3.0, abs=step)
     assert quantizer(torch.tensor([-5.0])).item() == pytest.approx(-1.0, abs=step)
 
 
-def test_the_image_of_a_value_that_is_not_finite_is_named(model):
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_image_of_a_value_that_is_not_finite_is_named(model, size):
     with pytest.raises(ValueError, match=r"^image_id 11: layer.*: activation values are not finite"):
-        calibrate_on_ranks(model, samples(1.0, float("nan"), 2.0), RangeMethod.MAX, 99.0)
+        calibrate_on_ranks(model, batches(1.0, float("nan"), 2.0, size=size), RangeMethod.MAX, 99.0)
 
 
 def test_no_images(model):
