@@ -115,7 +115,8 @@ def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
     if request.num_samples:
         pictures = (request.target, request.num_samples, request.image_root, request.annotations)
         made.append(samples(data.arms, *pictures))
-    return [*made, origin(data.arms)]
+    files = {"traces.json": data.traces, "landscape.json": data.landscape}
+    return [*made, origin(data.arms, files)]
 
 
 def _shared(runs: Sequence[str], name: str, keys: set[str]) -> Any:

@@ -1,7 +1,7 @@
 """Which layers are to blame, and what the plans did about it."""
 
-import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,54 +10,12 @@ from plotly.subplots import make_subplots
 
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
-from fisher_detr.report.style import CRITICAL_COLOR, OVERALL_COLOR, color_of, figure, number, shown, spec
-from fisher_detr.structures import SensitivityTable
+from fisher_detr.report.layer_shares import LayerShares, find_shares, layer_names
+from fisher_detr.report.style import CRITICAL_COLORS, OVERALL_COLOR, color_of, figure, number, shown, spec
 
 _LEAST = 1e-9  # part of the damage below which there is rounding, or nothing, which has no logarithm
+_SYMBOLS = ("diamond", "square", "triangle-up", "cross", "star")  # one more than there are colours
 _LISTED = 8  # layers on which the objectives disagree
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerShares:
-    """L layers along the network.
-
-    Attributes:
-        names: of the layers.
-        bits: the width that the sensitivities are of.
-        overall: part of the predicted damage to the overall objective that each layer has, `[L]`.
-        critical: the same of the critical objective; None: there is none.
-        size: part of the weights, `[L]`.
-        critical_set: its name.
-    """
-
-    names: tuple[str, ...]
-    bits: int
-    overall: np.ndarray
-    critical: np.ndarray | None
-    size: np.ndarray
-    critical_set: str = ""
-
-
-def layer_shares(table: SensitivityTable, average_bits: float) -> LayerShares:
-    """Predicted damage of every layer at the candidate width next to an average."""
-    column = int(np.argmin(np.abs(np.array(table.widths) - average_bits)))
-    shares = {name: _shares(values[:, column]) for name, values in table.terms.items()}
-    numel = np.array([layer.numel for layer in table.layers], dtype=float)
-    chosen = table.meta.get("critical_set") or {}
-    return LayerShares(
-        tuple(layer.name for layer in table.layers),
-        table.widths[column],
-        shares["overall"],
-        shares.get("critical"),
-        numel / numel.sum(),
-        chosen.get("name", ""),
-    )
-
-
-def _shares(values: np.ndarray) -> np.ndarray:
-    """Parts of the sum; a measured rise below zero is none."""
-    positive = values.clip(min=0.0)
-    return positive / (positive.sum() or 1.0)
 
 
 def layers(arms: Sequence[ReportArm]) -> Section:
@@ -79,7 +37,7 @@ def layers(arms: Sequence[ReportArm]) -> Section:
     if shares is None:
         command = "tools/allocate.py --config-file CONFIG OUTPUT_DIR ARM"
         blocks.append(Missing("No arm has a sensitivity.json.", command))
-    elif shares.critical is not None:
+    elif shares.critical:
         blocks.append(_disagreement(shares, planned))
     return Section("layers", "Which layers are to blame", _LEAD, blocks)
 
@@ -88,26 +46,6 @@ _LEAD = (
     "Layers in the order of the network, from the image to the detections. What a layer's sensitivity is "
     "depends on the objective: a layer that hardly matters overall may matter to the critical categories."
 )
-
-
-def find_shares(arms: Sequence[ReportArm]) -> LayerShares | None:
-    """From the arm that knows a critical objective, else from any that has sensitivities."""
-    tables = [(arm, table) for arm in arms for table in arm.sensitivity.values() if "overall" in table.terms]
-    tables.sort(key=lambda pair: "critical" not in pair[1].terms)
-    if not tables:
-        return None
-    arm, table = tables[0]
-    return layer_shares(table, arm.of_coverage("average_bits") or 4.0)
-
-
-def layer_names(arms: Sequence[ReportArm]) -> tuple[str, ...]:
-    """Layers in the order of the network, as sensitivities and coverage have it; plans are sorted by name."""
-    if shares := find_shares(arms):
-        return shares.names
-    planned = next(arm for arm in arms if arm.allocation)
-    products = [product["name"] for product in (planned.coverage or {}).get("products", ())]
-    place = {name: i for i, name in enumerate(products)}
-    return tuple(sorted(planned.allocation.bits, key=lambda name: place.get(name, len(place))))
 
 
 def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
@@ -120,10 +58,7 @@ def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
     axes[0].set_ylabel("bits")
     axes[0].legend(frameon=False)
     if shares:
-        lines = [("overall", shares.overall, OVERALL_COLOR)]
-        if shares.critical is not None:
-            lines.append((f"critical: {shares.critical_set}", shares.critical, CRITICAL_COLOR))
-        for label, values, color in lines:
+        for (label, values), (color, _) in zip(shares.objectives.items(), _looks(), strict=False):
             axes[1].semilogy(np.where(values > _LEAST, values, np.nan), ".-", color=color, label=label)
         axes[1].set_ylabel(f"part of the damage at {shares.bits} bits")
         axes[1].legend(frameon=False)
@@ -173,22 +108,25 @@ def _widths(arm: ReportArm, names: Sequence[str], color: str) -> graph_objects.B
 
 
 def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
-    lines = [("overall", shares.overall, OVERALL_COLOR, "circle")]
-    if shares.critical is not None:
-        lines.append((f"critical: {shares.critical_set}", shares.critical, CRITICAL_COLOR, "diamond"))
     return [
         graph_objects.Scatter(
             x=list(range(len(values))),
             y=[value if value > _LEAST else None for value in values.tolist()],
-            name=name,
+            name=shown(name),
             mode="lines+markers",
             line={"color": color, "width": 1},
             marker={"symbol": symbol, "size": 6},
             customdata=list(shares.names),
             hovertemplate="%{customdata}<br>%{y:.2%} of the damage",
         )
-        for name, values, color, symbol in lines
+        for (name, values), (color, symbol) in zip(shares.objectives.items(), _looks(), strict=False)
     ]
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+    """Colour and symbol of the overall objective, then of one critical objective after the other."""
+    yield OVERALL_COLOR, "circle"
+    yield from zip(itertools.cycle(CRITICAL_COLORS), itertools.cycle(_SYMBOLS), strict=False)
 
 
 def _sizes(shares: LayerShares) -> graph_objects.Bar:
@@ -217,29 +155,20 @@ def _mark_parts(made: graph_objects.Figure, names: Sequence[str]) -> None:
 
 
 def _disagreement(shares: LayerShares, planned: Sequence[ReportArm]) -> Table:
-    order = np.argsort(-np.abs(shares.critical - shares.overall), kind="stable")[:_LISTED]
+    apart = np.max([np.abs(values - shares.overall) for values in shares.critical.values()], axis=0)
+    order = np.argsort(-apart, kind="stable")[:_LISTED]
     rows = [
         [
             Cell(shares.names[i]),
-            Cell(f"{shares.overall[i]:.1%}"),
-            Cell(f"{shares.critical[i]:.1%}"),
+            *(Cell(f"{values[i]:.1%}") for values in shares.objectives.values()),
             Cell(f"{shares.size[i]:.1%}"),
             *(Cell(number(arm.allocation.bits.get(shares.names[i]), 0)) for arm in planned),
         ]
         for i in order
     ]
-    titles = [
-        "layer",
-        "overall",
-        f"critical: {shares.critical_set}",
-        "size",
-        *(f"bits, {arm.name}" for arm in planned),
-    ]
-    return Table(
-        titles,
-        rows,
-        f"Where the two objectives disagree most: parts of the predicted damage at {shares.bits} bits",
-    )
+    titles = ["layer", *shares.objectives, "size", *(f"bits, {arm.name}" for arm in planned)]
+    caption = f"Where the objectives disagree most: parts of the predicted damage at {shares.bits} bits"
+    return Table(titles, rows, caption)
 
 
 def _caption(shares: LayerShares | None) -> str:

@@ -1,21 +1,32 @@
 """How the numbers were made."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Cell, Missing, Section, Table, Text
 
 _LEAD = "Commands, versions, seeds and settings, as the runs have written them down."
+_COLUMNS = ("arm or file", "command", "seed", "began with", "time (UTC)", "versions")
 
 
-def origin(arms: Sequence[ReportArm]) -> Section:
-    """Commands, versions and settings of all arms."""
-    known = [arm for arm in arms if arm.provenance]
+def origin(arms: Sequence[ReportArm], shared: Mapping[str, Any]) -> Section:
+    """Commands, versions and settings.
+
+    Args:
+        arms: the models.
+        shared: contents of files that belong to all of them, by name of the file; None: there is none.
+    """
+    made = {arm.name: arm.provenance for arm in arms}
+    made |= {name: content["provenance"] for name, content in shared.items() if _tells(content)}
+    known = {name: provenance for name, provenance in made.items() if provenance}
     blocks: list[Block] = []
     if known:
-        blocks.append(_table(known))
+        blocks.append(Table(_COLUMNS, [_row(*pair) for pair in known.items()]))
         blocks += [
-            Text(arm.provenance["config"], preformatted=True, title=f"Config of {arm.name}") for arm in known
+            Text(found["config"], preformatted=True, title=f"Config of {name}")
+            for name, found in known.items()
+            if found.get("config")
         ]
     if unknown := [arm.name for arm in arms if not arm.provenance]:
         command = "tools/train_net.py --eval-only --config-file CONFIG MODEL.WEIGHTS CHECKPOINT"
@@ -23,20 +34,19 @@ def origin(arms: Sequence[ReportArm]) -> Section:
     return Section("origin", "How it was made", _LEAD, blocks)
 
 
-def _table(arms: Sequence[ReportArm]) -> Table:
-    rows = []
-    for arm in arms:
-        made = arm.provenance
-        versions = ", ".join(f"{name} {version}" for name, version in made["environment"].items())
-        weights, digest = made.get("started_from") or "–", made.get("started_from_sha256") or ""
-        rows.append(
-            [
-                Cell(arm.name),
-                Cell(made["command"]),
-                Cell(str(made["seed"])),
-                Cell(weights, digest[:12]),
-                Cell(made["time"]),
-                Cell(versions),
-            ]
-        )
-    return Table(["arm", "command", "seed", "began with", "time (UTC)", "versions"], rows)
+def _tells(content: Any) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get("provenance"), Mapping)
+
+
+def _row(name: str, made: Mapping[str, Any]) -> list[Cell]:
+    versions = ", ".join(f"{name} {version}" for name, version in made.get("environment", {}).items())
+    weights, digest = made.get("started_from") or "–", made.get("started_from_sha256") or ""
+    told = [str(made.get(key, "–")) for key in ("command", "seed", "time")]
+    return [
+        Cell(name),
+        Cell(told[0]),
+        Cell(told[1]),
+        Cell(weights, digest[:12]),
+        Cell(told[2]),
+        Cell(versions),
+    ]

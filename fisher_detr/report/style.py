@@ -15,7 +15,6 @@ SYMBOLS = ("line-ns-open", "circle", "square", "diamond", "triangle-up", "cross"
 MARKERS = ("|", "o", "s", "D", "^", "P", "*")  # the same, for matplotlib
 # Of objectives, which are no arms: brown and purple, with symbols of their own.
 OVERALL_COLOR, CRITICAL_COLORS = "#8C564B", ("#9467BD", "#E377C2", "#17BECF", "#BCBD22")
-CRITICAL_COLOR = CRITICAL_COLORS[0]
 
 
 def symbol_of(place: int) -> str:

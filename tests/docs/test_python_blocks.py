@@ -10,7 +10,7 @@ from tests.data.layouts import use_tree, write_coco_tree
 from tests.docs.pages import PAGES, REPOSITORY, blocks
 from tests.tools.driver import QUANTIZE, Work
 
-TUTORIALS = {"own_data.md", "evaluator.md", "qat_hook.md"}  # followed whole
+TUTORIALS = {"own_data.md", "deploy.md", "evaluator.md", "qat_hook.md"}  # followed whole
 
 
 def python_of(page):

@@ -1,5 +1,7 @@
 """The tutorials, followed from the first command to the last."""
 
+import dataclasses
+
 import torch
 
 from tests.checkpoint.official_models import SMALL_SETTINGS, small_tensors
@@ -33,6 +35,22 @@ def test_official_checkpoint(reader):
 
 def test_evaluator(reader):
     reader.follow(blocks(TUTORIALS / "evaluator.md"))
+
+
+def test_deploy(reader):
+    """With fewer images, to draw and to calibrate on."""
+    own_size = ["INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 256]
+    few = "make_street.py --output datasets/street --num-train 8 --num-val 8 --num-test 1"
+    shrink(
+        reader.folder / "configs/street/detr_small_ptq.yaml", [*own_size, "QUANT.CALIBRATION.NUM_IMAGES", 8]
+    )
+    page = blocks(TUTORIALS / "deploy.md")
+    assert any("make_street.py\n" in block.text for block in page)
+    reader.follow(
+        dataclasses.replace(block, text=block.text.replace("make_street.py\n", f"{few}\n")) for block in page
+    )
+    sizes = {path.stem: path.stat().st_size for path in reader.folder.glob("*.onnx")}
+    assert max(sizes["detr_int"], sizes["detr_weights"]) < 0.25 * sizes["detr"]
 
 
 def test_many_ranks(reader):

@@ -10,7 +10,8 @@ from fisher_detr.report import find_arms, read_runs, read_samples, target_set
 from fisher_detr.report.categories import categories, category_rows
 from fisher_detr.report.headline import headline
 from fisher_detr.report.landscape import landscape
-from fisher_detr.report.layers import find_shares, layer_names, layers
+from fisher_detr.report.layer_shares import find_shares, layer_names
+from fisher_detr.report.layers import layers
 from fisher_detr.report.pareto import pareto
 from fisher_detr.report.samples import samples
 from fisher_detr.report.traces import TracePoint, rank_correlation, trace_points, traces
@@ -70,9 +71,9 @@ def test_categories_are_sorted_by_their_largest_loss(arms):
 
 def test_layers_know_their_part_of_the_damage(arms):
     shares = find_shares(arms)
-    assert shares.bits == 4 and shares.critical_set == "person"
+    assert shares.bits == 4 and list(shares.critical) == ["person"]
     assert shares.overall == pytest.approx([0.4, 0.1, 0.5])
-    assert shares.critical == pytest.approx([0.9, 0.05, 0.05])
+    assert shares.critical["person"] == pytest.approx([0.9, 0.05, 0.05])
     assert shares.size == pytest.approx([0.1, 0.3, 0.6])
     chart, table = layers(arms).blocks
     # The objectives differ by 0.5, 0.45 and 0.05.
@@ -80,6 +81,30 @@ def test_layers_know_their_part_of_the_damage(arms):
     assert texts(table.rows[0])[1:] == ["40.0%", "90.0%", "10.0%", "4", "8"]
     bars = {trace["name"]: trace["y"] for trace in json.loads(chart.spec)["data"]}
     assert bars["fisher_critical"] == [8, 3, 4]
+
+
+def test_layers_know_every_critical_set_of_a_plan(arms):
+    """One plan for several sets leaves a file of sensitivities for each."""
+    (of_person,) = arms[2].sensitivity.values()
+    terms = of_person.terms | {"critical": np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 8.0]])}
+    of_sign = dataclasses.replace(of_person, terms=terms, meta={"critical_set": {"name": "<i>sign</i>"}})
+    both = dataclasses.replace(arms[2], sensitivity={"person": of_person, "sign": of_sign})
+    for found in ([*arms, both], [both, *arms]):
+        assert list(find_shares(found).critical) == ["person", "<i>sign</i>"]
+    chart, table = layers([arms[1], both]).blocks
+    assert [str(title) for title in table.columns][:4] == [
+        "layer",
+        "overall",
+        "critical: person",
+        "critical: <i>sign</i>",
+    ]
+    # By the set that is furthest from the overall objective: 0.5 of person, 0.5 and 0.1 of sign.
+    assert [row[0].text for row in table.rows] == [LAYERS[0].name, LAYERS[2].name, LAYERS[1].name]
+    assert texts(table.rows[1])[1:4] == ["50.0%", "5.0%", "100.0%"]
+    drawn = {trace["name"]: trace for trace in json.loads(chart.spec)["data"]}
+    assert drawn["critical: &lt;i&gt;sign&lt;/i&gt;"]["y"] == [None, None, 1.0]
+    looks = [(drawn[name]["line"]["color"], drawn[name]["marker"]["symbol"]) for name in list(drawn)[2:5]]
+    assert len(set(looks)) == 3
 
 
 def test_layers_stand_in_the_order_of_the_network(arms):
