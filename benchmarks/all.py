@@ -17,7 +17,7 @@ import torch
 from benchmarks.turns import ROOT
 
 # What each measures is in its first lines. Trainings and studies of accuracy take hours: they are not here.
-BENCHMARKS = ("evaluation", "allocation", "models", "fisher", "scaling", "qat", "deploy")
+BENCHMARKS = ("evaluation", "allocation", "models", "fisher", "rounding", "scaling", "qat", "deploy")
 
 
 def main() -> None:

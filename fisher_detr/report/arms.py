@@ -17,6 +17,7 @@ from fisher_detr.structures import FULL_PRECISION, NEAREST, Arm, BitAllocation, 
 
 EVALUATION = "evaluation.json"
 _ORDER = {name: place for place, name in enumerate([NEAREST, *map(str, Arm)])}
+_FOLDER = re.compile(rf"(?P<arm>{'|'.join(_ORDER)})(_.+)?_(?P<size>\d+)bytes")  # of one of several arms
 _EMA = "ema"  # folder of the evaluations of averaged weights, within that of the training
 _KEYS = ("dataset", "categories", "sets", "metrics", "num_images")
 _ALIKE = ("num_images", "categories", "sets")
@@ -75,11 +76,13 @@ def find_arms(paths: Sequence[str]) -> list[ReportArm]:
     return sorted(arms, key=_place)
 
 
-def _place(arm: ReportArm) -> int:
-    """Full precision, then the ways to quantize; of unknown precision: where it was named."""
+def _place(arm: ReportArm) -> tuple[int, int, int]:
+    """Full precision, then by size the ways to quantize; of unknown precision: where it was named."""
     if arm.is_float or arm.name == FULL_PRECISION:
-        return -1
-    return _ORDER.get(arm.name, len(_ORDER)) if arm.coverage else 0
+        return 0, 0, 0
+    found = _FOLDER.fullmatch(arm.name)
+    name, size = (found["arm"], int(found["size"])) if found else (arm.name, 0)
+    return 1, size, _ORDER.get(name, len(_ORDER)) if arm.coverage else 0
 
 
 def common_folder(paths: Sequence[str]) -> Path:
@@ -138,9 +141,8 @@ def _name_of(folder: Path, root: Path) -> str:
 
 def _shortened(arms: Sequence[ReportArm]) -> list[ReportArm]:
     """Folders that are called by arm, critical sets and bytes are shown by the arm, where that is enough."""
-    pattern = rf"({'|'.join(_ORDER)})(_.+)?_\d+bytes"
-    found = [re.fullmatch(pattern, arm.name) for arm in arms]
-    short = [match[1] if match else arm.name for match, arm in zip(found, arms, strict=True)]
+    found = [_FOLDER.fullmatch(arm.name) for arm in arms]
+    short = [match["arm"] if match else arm.name for match, arm in zip(found, arms, strict=True)]
     return [
         dataclasses.replace(arm, name=name) if short.count(name) == 1 else arm
         for arm, name in zip(arms, short, strict=True)

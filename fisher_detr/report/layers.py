@@ -12,9 +12,11 @@ from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
 from fisher_detr.report.layer_shares import LayerShares, find_shares, layer_names
 from fisher_detr.report.style import CRITICAL_COLORS, OVERALL_COLOR, color_of, figure, number, shown, spec
+from fisher_detr.structures import MAX_BITS, MIN_BITS
 
 _LEAST = 1e-9  # part of the damage below which there is rounding, or nothing, which has no logarithm
 _SYMBOLS = ("diamond", "square", "triangle-up", "cross", "star")  # one more than there are colours
+_BARS = 6  # plans whose widths can be told apart as bars beside each other
 _LISTED = 8  # layers on which the objectives disagree
 
 
@@ -24,9 +26,8 @@ def layers(arms: Sequence[ReportArm]) -> Section:
     shares = find_shares(arms)
     blocks: list[Block] = []
     if planned:
-        blocks.append(
-            Chart("layers", spec(_figure(arms, planned, shares)), _caption(shares), 620 if shares else 320)
-        )
+        height = sum(_heights(planned, shares)) + 80
+        blocks.append(Chart("layers", spec(_figure(arms, planned, shares)), _caption(shares), height))
     else:
         blocks.append(
             Missing(
@@ -38,7 +39,7 @@ def layers(arms: Sequence[ReportArm]) -> Section:
         command = "tools/allocate.py --config-file CONFIG OUTPUT_DIR ARM"
         blocks.append(Missing("No arm has a sensitivity.json.", command))
     elif shares.critical:
-        blocks.append(_disagreement(shares, planned))
+        blocks.append(_disagreement(shares, planned if len(planned) <= _BARS else []))
     return Section("layers", "Which layers are to blame", _LEAD, blocks)
 
 
@@ -68,18 +69,21 @@ def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
 def _figure(
     arms: Sequence[ReportArm], planned: Sequence[ReportArm], shares: LayerShares | None
 ) -> graph_objects.Figure:
-    names = layer_names(arms)
-    rows = 3 if shares else 1
-    made = make_subplots(rows, 1, shared_xaxes=True, vertical_spacing=0.06)
-    for arm in planned:
-        made.add_trace(_widths(arm, names, color_of(list(arms).index(arm))), 1, 1)
+    names, heights = layer_names(arms), _heights(planned, shares)
+    made = make_subplots(len(heights), 1, shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
+    if len(planned) > _BARS:
+        made.add_trace(_map(planned, names, heights[0] / sum(heights)), 1, 1)
+        made.update_yaxes(autorange="reversed", row=1)
+    else:
+        for arm in planned:
+            made.add_trace(_widths(arm, names, color_of(list(arms).index(arm))), 1, 1)
+        made.update_yaxes(title_text="bits", dtick=1, rangemode="tozero", row=1)
     if shares:
         for trace in _sensitivities(shares):
             made.add_trace(trace, 2, 1)
         made.add_trace(_sizes(shares), 3, 1)
         made.update_yaxes(type="log", title_text="damage", exponentformat="power", row=2)
         made.update_yaxes(title_text="size", tickformat=".0%", row=3)
-    made.update_yaxes(title_text="bits", dtick=1, rangemode="tozero", row=1)
     made.update_xaxes(showticklabels=False, showgrid=False)
     _mark_parts(made, names)
     return restyled(made)
@@ -105,6 +109,28 @@ def _widths(arm: ReportArm, names: Sequence[str], color: str) -> graph_objects.B
         customdata=list(names),
         hovertemplate="%{customdata}<br>%{y} bits",
     )
+
+
+def _map(planned: Sequence[ReportArm], names: Sequence[str], part: float) -> graph_objects.Heatmap:
+    """Widths of many plans, a line each; `part` is that of the figure's height."""
+    return graph_objects.Heatmap(
+        z=[[arm.allocation.bits.get(name) for name in names] for arm in planned],
+        y=[shown(arm.name) for arm in planned],
+        customdata=[list(names)] * len(planned),
+        hovertemplate="%{y}<br>%{customdata}<br>%{z} bits<extra></extra>",
+        colorscale="Cividis",
+        zmin=MIN_BITS,
+        zmax=MAX_BITS,
+        xgap=1,
+        ygap=1,
+        colorbar={"title": "bits", "dtick": 1, "thickness": 12, "len": part, "y": 1, "yanchor": "top"},
+    )
+
+
+def _heights(planned: Sequence[ReportArm], shares: LayerShares | None) -> list[int]:
+    """Of the rows of the figure, in CSS pixels."""
+    first = 22 * len(planned) if len(planned) > _BARS else 180 if shares else 240
+    return [first, 180, 180] if shares else [first]
 
 
 def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
@@ -172,7 +198,7 @@ def _disagreement(shares: LayerShares, planned: Sequence[ReportArm]) -> Table:
 
 
 def _caption(shares: LayerShares | None) -> str:
-    text = "Width of every layer in each plan (a click on a name hides it)."
+    text = "Width of every layer in each plan."
     if shares:
         text += (
             f" Below, the part of the predicted damage at {shares.bits} bits that each layer has, and its "

@@ -47,8 +47,10 @@ def test_folders_of_budgets_are_shown_by_their_arm_where_that_is_enough(runs):
     (runs / "uniform").rename(runs / "uniform_person_600bytes")
     assert [arm.name for arm in find_arms([str(runs)])] == ["full_precision", "uniform", "fisher_critical"]
     shutil.copytree(runs / "uniform_person_600bytes", runs / "uniform_person_700bytes")
-    names = {arm.name for arm in find_arms([str(runs)])}
-    assert {"uniform_person_600bytes", "uniform_person_700bytes"} < names
+    shutil.copytree(runs / "fisher_critical", runs / "fisher_critical_600bytes")
+    names = [arm.name for arm in find_arms([str(runs)])]
+    sized = ["uniform_person_600bytes", "fisher_critical_600bytes", "uniform_person_700bytes"]
+    assert names == ["full_precision", "fisher_critical", *sized]  # by size, then by arm
 
 
 def test_the_evaluator_alone_is_enough(tmp_path):

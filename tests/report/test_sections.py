@@ -12,6 +12,7 @@ from fisher_detr.report.headline import headline
 from fisher_detr.report.landscape import landscape
 from fisher_detr.report.layer_shares import find_shares, layer_names
 from fisher_detr.report.layers import layers
+from fisher_detr.report.origin import origin
 from fisher_detr.report.pareto import pareto
 from fisher_detr.report.samples import samples
 from fisher_detr.report.traces import TracePoint, rank_correlation, trace_points, traces
@@ -105,6 +106,18 @@ def test_layers_know_every_critical_set_of_a_plan(arms):
     assert drawn["critical: &lt;i&gt;sign&lt;/i&gt;"]["y"] == [None, None, 1.0]
     looks = [(drawn[name]["line"]["color"], drawn[name]["marker"]["symbol"]) for name in list(drawn)[2:5]]
     assert len(set(looks)) == 3
+
+
+def test_the_widths_of_many_plans_are_a_map(arms):
+    many = [arms[0], *(dataclasses.replace(arms[2], name=f"<b>plan</b> {i}") for i in range(7))]
+    few, table = layers(many[:7]).blocks
+    assert [trace["type"] for trace in json.loads(few.spec)["data"][:6]] == ["bar"] * 6
+    assert table.columns[-1] == "bits, <b>plan</b> 5"
+    chart, table = layers(many).blocks
+    (drawn, *_) = json.loads(chart.spec)["data"]
+    assert drawn["type"] == "heatmap" and drawn["z"] == [[8, 3, 4]] * 7
+    assert drawn["y"][-1] == "&lt;b&gt;plan&lt;/b&gt; 6" and drawn["customdata"][0][1] == LAYERS[1].name
+    assert table.columns[-1] == "size" and chart.height < few.height
 
 
 def test_layers_stand_in_the_order_of_the_network(arms):
@@ -204,3 +217,14 @@ def test_images_that_have_moved_are_asked_for(arms, tmp_path):
 def test_an_unknown_target_is_named(arms):
     with pytest.raises(ValueError, match="critical set 'bus' was not evaluated: expected one of person"):
         target_set(arms, "bus")
+
+
+def test_origin_tells_of_arms_and_of_files_that_belong_to_all(arms):
+    shared = {"traces.json": known_traces(), "landscape.json": None, "old.json": {"num_images": 1}}
+    table, *configs = origin(arms, shared).blocks
+    assert [row[0].text for row in table.rows] == [*(arm.name for arm in arms), "traces.json"]
+    assert texts(table.rows[-1])[1:3] == ["train_net.py --arm full_precision", "7"]
+    assert [config.title for config in configs][-1] == "Config of traces.json"
+    # One that was written by hand: what it does not tell is left out.
+    (table,) = origin([dataclasses.replace(arms[0], provenance={"seed": 3})], {}).blocks
+    assert texts(table.rows[0]) == [arms[0].name, "–", "3", "–", "–", ""]
