@@ -6,7 +6,7 @@
 
 Every critical set is the target of `fisher_critical` and `reweighted` once. Differences between arms come
 with bootstrap intervals over images (paired, 95 %). Results are kept in OUTPUT_DIR: a study that was cut off
-goes on, and processes that each take some of the arms, widths or targets leave theirs to one that takes all.
+goes on, and one that takes all takes over what others measured that took some of the arms, widths or targets.
 """
 
 import argparse
@@ -91,6 +91,9 @@ def main() -> None:
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
     start = time.perf_counter()
+    known = [chosen.name for chosen in _sets(cfg)]
+    if unknown := sorted(set(args.targets or ()) - set(known)):
+        parser.error(f"--targets {' '.join(unknown)}: expected some of {', '.join(known)}")
     arms = [Arm(arm) for arm in ARMS if arm in args.arms]
     study = measure(cfg, arms, args.widths, args.ablation_widths, args.targets)
     tables = [arms_table(study), *sets_tables(cfg, study, args.resamples), *targets_tables(study)]
@@ -107,10 +110,7 @@ def measure(
 ) -> Study:
     """Quantize and evaluate every arm, width and critical set; what was measured before is taken."""
     kept = KeptResults(cfg)
-    sets = resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
-    if unknown := set(targets or ()) - {chosen.name for chosen in sets}:
-        raise ValueError(f"--targets {' '.join(sorted(unknown))}: expected names of CRITICAL.SETS")
-    sets = [chosen for chosen in sets if targets is None or chosen.name in targets]
+    sets = [chosen for chosen in _sets(cfg) if targets is None or chosen.name in targets]
     full = kept.get("full_precision", lambda: evaluate_full_precision(cfg, load_float(cfg)))
     overall, aimed = {width: [] for width in widths}, {}
     scales_alone: Aimed = {width: {} for width in ablation_widths}
@@ -143,6 +143,10 @@ def measure(
             f"scales_{chosen.name}_{width:g}", lambda index=index, width=width: with_scales(index, width)
         )
     return Study(sets, full, overall, aimed, scales_alone)
+
+
+def _sets(cfg: CfgNode) -> list[CategorySet]:
+    return list(resolve_category_sets(cfg.CRITICAL.SETS, MetadataCatalog.get(cfg.DATASETS.TRAIN[0])))
 
 
 def arms_table(study: Study) -> dict:

@@ -23,8 +23,13 @@ def add_options(
     own = ", in place of each model's own" if size is None else ""
     parser.add_argument("--size", type=int, default=size, help=f"side of the square images, pixels{own}")
     parser.add_argument("--batch", type=int, default=batch, help=f"images of a step{own}")
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each variant")
     parser.add_argument("--steps", type=int, default=steps, help="measured steps of a turn, behind a warm-up")
+    add_turns(parser, rounds)
+
+
+def add_turns(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Options of every benchmark that takes turns."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each variant")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", help="results file (JSON)")
     parser.add_argument("--only", nargs=2, metavar=("MODEL", "VARIANT"), help=argparse.SUPPRESS)

@@ -314,7 +314,8 @@ def _add_allocation(cfg: CN) -> None:
 def _add_fisher(cfg: CN) -> None:
     fisher = cfg.FISHER = CN()
     # Most calibration images of one forward and backward pass, which have one size, and most of their pixels
-    # together (one image may have more). On a CPU larger passes are no faster, and memory follows the pixels.
+    # together (one image may have more); also of a forward pass that observes activations. On a CPU larger
+    # passes are no faster, and memory follows the pixels.
     fisher.BATCH_SIZE = 16
     fisher.BATCH_PIXELS = 512 * 512
     # "batched": gradients of the images of a batch from what goes into each layer and what comes back.

@@ -31,20 +31,19 @@ def calibrate_on_ranks(
 
 
 def _observe(model: nn.Module, batches: Sequence[Sequence[Any]]) -> dict[str, Histogram]:
-    passed: list[Sequence[Any]] = [()]
+    last: Sequence[Any] = ()
 
     def noted() -> Iterator[list[Any]]:
-        for batch in batches:
-            passed.append(batch)
-            yield list(batch)
+        nonlocal last
+        for last in batches:
+            yield list(last)
 
     try:
         return observe_activations(model, noted())
     except ValueError as error:
-        last = passed[-1]
         if len(last) > 1:
-            _observe(model, [[sample] for sample in last])  # raises where the image comes that spoils them
-        where = f"image_id {last[0]['image_id']}: " if last else ""
+            _observe(model, [[sample] for sample in last])  # raises where an image spoils them by itself
+        where = f"image_id {', '.join(str(sample['image_id']) for sample in last)}: " if last else ""
         raise ValueError(f"{where}{error}") from None
 
 

@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, pareto
-from fisher_detr.data import batches_of_one_size
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.coverage import traced_coverage
@@ -287,7 +286,8 @@ class PostTrainingQuantizer:
             round_weights(model, moments, damping=self.settings.damping, search_scales=search)
         self._correct_biases(model)
         if self.settings.activation_bits:
-            calibrate_on_ranks(model, self._batches, self.settings.activation_range, self.settings.percentile)
+            batches = self.estimator_of(arm).batches
+            calibrate_on_ranks(model, batches, self.settings.activation_range, self.settings.percentile)
         self.estimator_of(arm).discard_partial()
         return QuantizedModel(model, allocation, traced_coverage(report, model, self.samples[0]))
 
@@ -300,11 +300,6 @@ class PostTrainingQuantizer:
         return settings.limits.constraints(
             self.layers, settings.widths, settings.activation_bits, self.count_macs
         )
-
-    @functools.cached_property
-    def _batches(self) -> list[list[dict[str, Any]]]:
-        settings = self.fisher_settings
-        return batches_of_one_size(self.samples, settings.batch_size, settings.batch_pixels)
 
     def _correct_biases(self, model: DetrBase) -> None:
         if self.settings.bias_correction is None:
@@ -351,8 +346,14 @@ class PostTrainingQuantizer:
         """A critical set as plain JSON."""
         return json.loads(json.dumps(dataclasses.asdict(self.sets[name]))) if name in self.sets else None
 
-    def error_fn(self, arm: Arm) -> ErrorFn:
-        """Errors of a layer's weights at the candidate widths, under an arm's scales and rounding."""
+    def error_fn(self, arm: Arm, widths: Sequence[int] | None = None) -> ErrorFn:
+        """Errors of a layer's weights under an arm's scales and rounding.
+
+        Args:
+            arm: whose.
+            widths: that will be asked for; None: the candidates.
+        """
+        widths = self.settings.widths if widths is None else widths
         settings, fisher, moments = self.settings, self.scale_fisher(arm), self.moments(arm)
 
         @functools.lru_cache(maxsize=1)  # layer by layer, all widths of each at once
@@ -361,14 +362,14 @@ class PostTrainingQuantizer:
             rounder = moments and FisherRounding(weight, moments[name], settings.damping)
             found = quantization_errors(
                 weight,
-                settings.widths,
+                widths,
                 settings.scale,
                 settings.per_channel,
                 fisher and fisher[name],
                 rounder,
             )
             shifts = [rounder and rounder.bias_shift(error) for error in found]
-            return dict(zip(settings.widths, map(LayerError, found, shifts), strict=True))
+            return dict(zip(widths, map(LayerError, found, shifts), strict=True))
 
         return lambda name, bits: errors(name)[bits]
 

@@ -61,7 +61,8 @@ def validate(
         biases=quantizer.rounded_biases,
         origin=origin,
     )
-    measured = estimator.measure(quantizer.error_fn(arm), quantizer.layers, widths, {"widths": widths})
+    error = quantizer.error_fn(arm, widths)
+    measured = estimator.measure(error, quantizer.layers, widths, {"widths": widths})
     estimator.discard_partial()
     predicted = {OVERALL: first.terms[OVERALL]}
     for name, table in tables.items():

@@ -76,10 +76,10 @@ class PassFile:
         write_sealed(self.path, content)
 
     def _read(self, method: str) -> tuple[dict, dict] | None:
-        if not self.path.exists():
-            return None
         try:
             info = json.loads(check_sealed(self.path).get("pass", "{}"))
+        except FileNotFoundError:
+            return None
         except ValueError as error:
             logger.warning("%s cannot be read (%s): the pass begins anew", self.path, error)
             return None

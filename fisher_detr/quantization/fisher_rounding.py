@@ -28,7 +28,7 @@ DAMPING = 0.01  # GPTQ's, section 3.3
 # Candidate scales, times the one of least squared error.
 FACTORS = (1.0, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4)
 _BLOCK = 32  # columns whose errors are passed on by one product
-_AT_ONCE = 2**24  # values that are rounded at once: 128 MiB in float64
+_AT_ONCE = 2**24  # values that are rounded at once: 128 MiB in float64, and as much twice more in between
 # H is a sum of products in float32: what is less than this part of its trace may be rounding, and more where
 # that is not enough. (Street models without the mean of the inputs: eigenvalues down to -0.94 epsilon.)
 _FLOAT32 = [torch.finfo(torch.float32).eps * factor for factor in (4, 40, 400)]
@@ -100,7 +100,13 @@ class FisherRounding:
 
     @torch.no_grad()
     def round_widths(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> list[Tensor]:
-        """What `round` returns of each scale and width; faster than one after the other."""
+        """What `round` returns of each scale and width; faster than one after the other.
+
+        Raises:
+            ValueError: not as many scales as widths.
+        """
+        if not _paired(scales, specs):
+            return []
         values = torch.cat([found.values for found in self._sweeps(scales, specs)])  # [S, G, K, C / G]
         order = self._order[None, ..., None].expand_as(values)
         values = torch.empty_like(values).scatter_(2, order, values).mT
@@ -122,17 +128,17 @@ class FisherRounding:
 
     @torch.no_grad()
     def search_scales(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> list[Tensor]:
-        """What `search_scale` returns of each first scale and width; faster than one after the other."""
-        tried = [
-            (scale * factor, spec) for scale, spec in zip(scales, specs, strict=True) for factor in FACTORS
-        ]
-        losses = torch.cat([found.losses for found in self._sweeps(*zip(*tried, strict=True))])  # [S F, C]
-        return [
-            _least(
-                torch.stack([scale for scale, _ in tried[i : i + len(FACTORS)]]), losses[i : i + len(FACTORS)]
-            )
-            for i in range(0, len(tried), len(FACTORS))
-        ]
+        """What `search_scale` returns of each first scale and width; faster than one after the other.
+
+        Raises:
+            ValueError: not as many scales as widths.
+        """
+        if not _paired(scales, specs):
+            return []
+        tried = [torch.stack([scale * factor for factor in FACTORS]) for scale in scales]  # [F, C or 1] each
+        of_each = [spec for spec in specs for _ in FACTORS]
+        losses = torch.cat([found.losses for found in self._sweeps(torch.cat(tried), of_each)])  # [S F, C]
+        return [_least(*pair) for pair in zip(tried, losses.split(len(FACTORS)), strict=True)]
 
     @torch.no_grad()
     def bias_shift(self, error: Tensor) -> Tensor | None:
@@ -143,17 +149,17 @@ class FisherRounding:
         means = self._mixing[:, : errors.shape[1], -1:]  # [G, K, 1]: of what the inputs are
         return -(errors * means).sum(dim=1).reshape(-1).to(error.dtype)
 
-    def _sweeps(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> Iterator[_Sweep]:
+    def _sweeps(self, scales: Sequence[Tensor] | Tensor, specs: Sequence[QuantSpec]) -> Iterator[_Sweep]:
         """All columns with S scales and widths, a part of the S at once."""
         at_once = max(1, _AT_ONCE // self._columns.numel())
         for i in range(0, len(scales), at_once):
             yield self._sweep(scales[i : i + at_once], specs[i : i + at_once])
 
-    def _sweep(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> _Sweep:
+    def _sweep(self, scales: Sequence[Tensor] | Tensor, specs: Sequence[QuantSpec]) -> _Sweep:
         groups, num_inputs, channels = self._columns.shape
         columns = self._columns.repeat(1, 1, len(scales))  # [G, K, S C / G]
         steps = torch.stack([scale.expand(groups * channels) for scale in scales])  # [S, C]
-        bounds = torch.tensor([spec.qmax for spec in specs], device=steps.device).to(steps)
+        bounds = steps.new_tensor([spec.qmax for spec in specs])
         values, losses = self._round_columns(
             columns, *(self._of_rows(each) for each in (steps, bounds[:, None].expand_as(steps)))
         )
@@ -250,6 +256,13 @@ def _factorized(moment: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest(column: Tensor, dtype: torch.dtype, steps: Tensor, bounds: Tensor) -> Tensor:
     """As the weight's quantizer rounds, in its precision: `[G, N]`."""
     return nearest_values(column.to(torch.promote_types(dtype, torch.float32)), steps, bounds)
+
+
+def _paired(scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> bool:
+    """Whether there is a scale at all; ValueError unless there is one for each width."""
+    if len(scales) != len(specs):
+        raise ValueError(f"{len(scales)} scales and {len(specs)} widths: expected one for each")
+    return bool(scales)
 
 
 def _least(candidates: Tensor, losses: Tensor) -> Tensor:

@@ -101,6 +101,9 @@ def nearest_values(x: Tensor, scale: Tensor, bound: Tensor) -> Tensor:
         x: float32 or float64.
         scale: broadcasts with `x`.
         bound: the largest level, of a symmetric range; of the shape and dtype of `scale`.
+
+    Returns:
+        Tensor: of the shape of `x`.
     """
     levels = torch.minimum(torch.maximum(_round(x * scale.reciprocal(), 0), -bound), bound)
     return levels.mul_(scale)

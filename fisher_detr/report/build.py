@@ -115,7 +115,7 @@ def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
     if request.num_samples:
         pictures = (request.target, request.num_samples, request.image_root, request.annotations)
         made.append(samples(data.arms, *pictures))
-    files = {"traces.json": data.traces, "landscape.json": data.landscape}
+    files = {"traces.json": data.traces, "landscape.json (first model)": data.landscape}
     return [*made, origin(data.arms, files)]
 
 

@@ -39,8 +39,15 @@ def layer_shares(tables: Sequence[SensitivityTable], average_bits: float) -> Lay
     Args:
         tables: of one arm; of several critical sets one each.
         average_bits: of its plan.
+
+    Raises:
+        ValueError: the tables are of different layers or widths.
     """
     first = tables[0]
+    if any((table.layers, table.widths) != (first.layers, first.widths) for table in tables):
+        raise ValueError(
+            "sensitivities of one plan are of different layers or widths: remove those of an earlier plan"
+        )
     column = int(np.argmin(np.abs(np.array(first.widths) - average_bits)))
     numel = np.array([layer.numel for layer in first.layers], dtype=float)
     return LayerShares(
@@ -73,7 +80,10 @@ def find_shares(arms: Sequence[ReportArm]) -> LayerShares | None:
     if not known:
         return None
     arm, tables = max(known, key=lambda pair: sum(map(_aims, pair[1])))
-    return layer_shares(tables, arm.of_coverage("average_bits") or 4.0)
+    try:
+        return layer_shares(tables, arm.of_coverage("average_bits") or 4.0)
+    except ValueError as error:
+        raise ValueError(f"{arm.name}: {error}") from None
 
 
 def layer_names(arms: Sequence[ReportArm]) -> tuple[str, ...]:

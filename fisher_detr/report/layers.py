@@ -1,7 +1,6 @@
 """Which layers are to blame, and what the plans did about it."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,11 +10,10 @@ from plotly.subplots import make_subplots
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
 from fisher_detr.report.layer_shares import LayerShares, find_shares, layer_names
-from fisher_detr.report.style import CRITICAL_COLORS, OVERALL_COLOR, color_of, figure, number, shown, spec
+from fisher_detr.report.style import color_of, figure, look_of, number, shown, spec
 from fisher_detr.structures import MAX_BITS, MIN_BITS
 
 _LEAST = 1e-9  # part of the damage below which there is rounding, or nothing, which has no logarithm
-_SYMBOLS = ("diamond", "square", "triangle-up", "cross", "star")  # one more than there are colours
 _BARS = 6  # plans whose widths can be told apart as bars beside each other
 _LISTED = 8  # layers on which the objectives disagree
 
@@ -27,7 +25,9 @@ def layers(arms: Sequence[ReportArm]) -> Section:
     blocks: list[Block] = []
     if planned:
         height = sum(_heights(planned, shares)) + 80
-        blocks.append(Chart("layers", spec(_figure(arms, planned, shares)), _caption(shares), height))
+        blocks.append(
+            Chart("layers", spec(_figure(arms, planned, shares)), _caption(shares, len(planned)), height)
+        )
     else:
         blocks.append(
             Missing(
@@ -59,8 +59,10 @@ def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
     axes[0].set_ylabel("bits")
     axes[0].legend(frameon=False)
     if shares:
-        for (label, values), (color, _) in zip(shares.objectives.items(), _looks(), strict=False):
-            axes[1].semilogy(np.where(values > _LEAST, values, np.nan), ".-", color=color, label=label)
+        for place, (label, values) in enumerate(shares.objectives.items()):
+            color, _, marker = look_of(place)
+            known = np.where(values > _LEAST, values, np.nan)
+            axes[1].semilogy(known, "-", marker=marker, color=color, label=label)
         axes[1].set_ylabel(f"part of the damage at {shares.bits} bits")
         axes[1].legend(frameon=False)
     axes[-1].set_xlabel("layer")
@@ -134,6 +136,7 @@ def _heights(planned: Sequence[ReportArm], shares: LayerShares | None) -> list[i
 
 
 def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
+    looks = [look_of(place) for place in range(len(shares.objectives))]
     return [
         graph_objects.Scatter(
             x=list(range(len(values))),
@@ -145,14 +148,8 @@ def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
             customdata=list(shares.names),
             hovertemplate="%{customdata}<br>%{y:.2%} of the damage",
         )
-        for (name, values), (color, symbol) in zip(shares.objectives.items(), _looks(), strict=False)
+        for (name, values), (color, symbol, _) in zip(shares.objectives.items(), looks, strict=True)
     ]
-
-
-def _looks() -> Iterator[tuple[str, str]]:
-    """Colour and symbol of the overall objective, then of one critical objective after the other."""
-    yield OVERALL_COLOR, "circle"
-    yield from zip(itertools.cycle(CRITICAL_COLORS), itertools.cycle(_SYMBOLS), strict=False)
 
 
 def _sizes(shares: LayerShares) -> graph_objects.Bar:
@@ -197,8 +194,8 @@ def _disagreement(shares: LayerShares, planned: Sequence[ReportArm]) -> Table:
     return Table(titles, rows, caption)
 
 
-def _caption(shares: LayerShares | None) -> str:
-    text = "Width of every layer in each plan."
+def _caption(shares: LayerShares | None, plans: int) -> str:
+    text = f"Width of every layer in each plan{' (a click on a name hides it)' if plans <= _BARS else ''}."
     if shares:
         text += (
             f" Below, the part of the predicted damage at {shares.bits} bits that each layer has, and its "

@@ -39,14 +39,12 @@ def _tells(content: Any) -> bool:
 
 
 def _row(name: str, made: Mapping[str, Any]) -> list[Cell]:
-    versions = ", ".join(f"{name} {version}" for name, version in made.get("environment", {}).items())
-    weights, digest = made.get("started_from") or "–", made.get("started_from_sha256") or ""
-    told = [str(made.get(key, "–")) for key in ("command", "seed", "time")]
+    versions = ", ".join(f"{package} {version}" for package, version in made.get("environment", {}).items())
     return [
         Cell(name),
-        Cell(told[0]),
-        Cell(told[1]),
-        Cell(weights, digest[:12]),
-        Cell(told[2]),
+        Cell(made.get("command", "–")),
+        Cell(str(made.get("seed", "–"))),
+        Cell(made.get("started_from") or "–", (made.get("started_from_sha256") or "")[:12]),
+        Cell(made.get("time", "–")),
         Cell(versions),
     ]

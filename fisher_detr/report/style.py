@@ -22,6 +22,14 @@ def symbol_of(place: int) -> str:
     return SYMBOLS[(place + place // len(COLORS)) % len(SYMBOLS)]
 
 
+def look_of(place: int) -> tuple[str, str, str]:
+    """Colour, symbol and matplotlib's marker of an objective: the overall one, then the critical ones."""
+    if not place:
+        return OVERALL_COLOR, SYMBOLS[1], MARKERS[1]
+    symbol = 2 + (place - 1) % (len(SYMBOLS) - 2)  # one more than colours: a fifth has another pair
+    return CRITICAL_COLORS[(place - 1) % len(CRITICAL_COLORS)], SYMBOLS[symbol], MARKERS[symbol]
+
+
 def shown(name: str) -> str:
     """A name as Plotly shows it, which takes tags for markup."""
     return html.escape(name, quote=False)

@@ -33,6 +33,16 @@ def arguments(tmp_path):
 
 
 def test_the_study_is_written_and_can_be_shown(arguments, tmp_path, monkeypatch, capsys):
+    # Part of it first, as by a process beside others: the whole takes it over.
+    part = ["--arms", "fisher_critical", "--targets", "pets"]
+    monkeypatch.setattr(sys, "argv", ["bench_arms.py", *part, *arguments])
+    bench_arms.main()
+    kept = {path.stem for path in (tmp_path / "output" / "results").iterdir()}
+    assert kept == {"full_precision", "nearest_4", "fisher_critical_pets_4", "scales_pets_4"}
+    monkeypatch.setattr(sys, "argv", ["bench_arms.py", "--targets", "pets", "birds", *arguments])
+    with pytest.raises(SystemExit):
+        bench_arms.main()
+    assert "--targets birds: expected some of pets, animal, car" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["bench_arms.py", *arguments])
     bench_arms.main()
     content = json.loads((tmp_path / "results" / "study.json").read_text())

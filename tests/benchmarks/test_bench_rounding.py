@@ -12,9 +12,19 @@ from tests.modeling.detectors import SMALL_BACKBONE, make_cfg
 
 @pytest.mark.parametrize("way", bench_rounding.WAYS)
 def test_a_way_is_measured(monkeypatch, way):
+    calls, errors = [], bench_rounding.quantization_errors
+
+    def recorded(weight, widths, method, rounding):
+        calls.append((widths, method, rounding is not None))
+        return errors(weight, widths, method, rounding=rounding)
+
     monkeypatch.setattr(bench_rounding, "our_config", lambda name, args: make_cfg(SMALL_BACKBONE))
+    monkeypatch.setattr(bench_rounding, "quantization_errors", recorded)
     found = bench_rounding.measure("DETR", way, "cpu")
     assert found["seconds"] > 0 and found["peak_bytes"] > 2**28
+    assert len(calls) > 40  # each layer, and one to warm up
+    method = bench_rounding.WAYS[way]
+    assert set(calls) == {(bench_rounding.WIDTHS, method, way == bench_rounding.FISHER)}
 
 
 def test_moments_are_positive_definite_and_know_of_a_bias():

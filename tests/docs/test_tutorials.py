@@ -39,6 +39,7 @@ def test_evaluator(reader):
 
 def test_deploy(reader):
     """With fewer images, to draw and to calibrate on."""
+    # `shrink` would resize: the page feeds images as they are.
     own_size = ["INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 256]
     few = "make_street.py --output datasets/street --num-train 8 --num-val 8 --num-test 1"
     shrink(

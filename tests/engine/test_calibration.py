@@ -47,6 +47,17 @@ def test_the_image_of_a_value_that_is_not_finite_is_named(model, size):
         calibrate_on_ranks(model, batches(1.0, float("nan"), 2.0, size=size), RangeMethod.MAX, 99.0)
 
 
+def test_where_no_image_does_it_alone_all_are_named(model, monkeypatch):
+    def forward(batch):
+        if len(batch) > 1:
+            raise ValueError("too many")
+        return model.layer(batch[0]["image"])
+
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(ValueError, match=r"^image_id 12, 13: too many"):
+        calibrate_on_ranks(model, batches(1.0, 3.0, 2.0, 4.0, size=2)[1:], RangeMethod.MAX, 99.0)
+
+
 def test_no_images(model):
     with pytest.raises(ValueError, match="calibration got no batches"):
         calibrate_on_ranks(model, [], RangeMethod.MAX, 99.0)

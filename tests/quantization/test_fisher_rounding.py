@@ -277,3 +277,11 @@ def test_all_widths_at_once_are_each_alone(monkeypatch, per_channel, at_once):
     assert all(map(torch.equal, found, alone)) and not any(map(torch.equal, found, scales))
     rounded = rounding.round_widths(found, specs)
     assert all(map(torch.equal, rounded, map(rounding.round, found, specs)))
+
+
+def test_as_many_scales_as_widths():
+    rounding, scale = FisherRounding(values(6, 5), correlated(5)), torch.ones(6)
+    assert rounding.search_scales([], []) == rounding.round_widths([], []) == []
+    for method in (rounding.search_scales, rounding.round_widths):
+        with pytest.raises(ValueError, match="2 scales and 1 widths: expected one for each"):
+            method([scale, scale], [QuantSpec(3)])

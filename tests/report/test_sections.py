@@ -108,6 +108,14 @@ def test_layers_know_every_critical_set_of_a_plan(arms):
     assert len(set(looks)) == 3
 
 
+def test_sensitivities_that_an_earlier_plan_has_left_are_refused(arms):
+    (table,) = arms[2].sensitivity.values()
+    old = dataclasses.replace(table, widths=(2, 8))
+    mixed = dataclasses.replace(arms[2], sensitivity={"": old, "person": table})
+    with pytest.raises(ValueError, match="^fisher_critical: sensitivities of one plan are of different"):
+        layers([mixed])
+
+
 def test_the_widths_of_many_plans_are_a_map(arms):
     many = [arms[0], *(dataclasses.replace(arms[2], name=f"<b>plan</b> {i}") for i in range(7))]
     few, table = layers(many[:7]).blocks
