@@ -14,13 +14,13 @@ A bias is one more input that is always 1, and comes last: not rounded, it makes
 of a channel do to its mean output is then taken back, by what the Fisher information holds for the mean.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fisher_detr.quantization.moment_factors import checked_moment, damp, factorized
 from fisher_detr.quantization.primitives import fake_quantize, nearest_values
 from fisher_detr.structures import QuantSpec
 
@@ -29,9 +29,6 @@ DAMPING = 0.01  # GPTQ's, section 3.3
 FACTORS = (1.0, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4)
 _BLOCK = 32  # columns whose errors are passed on by one product
 _AT_ONCE = 2**24  # values that are rounded at once: 128 MiB in float64, and as much twice more in between
-# H is a sum of products in float32: what is less than this part of its trace may be rounding, and more where
-# that is not enough. (Street models without the mean of the inputs: eigenvalues down to -0.94 epsilon.)
-_FLOAT32 = [torch.finfo(torch.float32).eps * factor for factor in (4, 40, 400)]
 
 
 class _Sweep(NamedTuple):
@@ -69,15 +66,13 @@ class FisherRounding:
         Raises:
             ValueError: H does not fit the weight or is not finite, or is not positive definite even damped.
         """
-        moment = _checked_moment(moment, weight)
+        moment = checked_moment(moment, weight)
         columns = weight.detach().double().reshape(len(moment), len(weight) // len(moment), -1).mT
-        damped, diagonal, floor = _damped(moment, columns.shape[1], damping)
+        damped, diagonal, floor = damp(moment, columns.shape[1], damping)
         self._order = _order(diagonal, descending)  # [G, K]
         self._columns = _take(columns, self._order)  # [G, K, C / G]
         whole = torch.cat([self._order, *_positions(moment, columns.shape[1])], dim=1)
-        self._mixing, self._pivots = _factorized(
-            _take(_take(damped, whole).mT, whole), floor.gather(1, whole)
-        )
+        self._mixing, self._pivots = factorized(_take(_take(damped, whole).mT, whole), floor.gather(1, whole))
         self._weight = weight
 
     @property
@@ -186,44 +181,6 @@ class FisherRounding:
         return values, losses
 
 
-def _checked_moment(moment: Tensor, weight: Tensor) -> Tensor:
-    """H `[G, K, K]` or `[G, K + 1, K + 1]` in float64."""
-    inputs = weight[0].numel()
-    stacked = moment if moment.dim() == 3 else moment[None]
-    if stacked.shape[1:] not in ((inputs, inputs), (inputs + 1, inputs + 1)) or len(weight) % len(stacked):
-        raise ValueError(
-            f"moment of shape {tuple(moment.shape)} for a weight of shape {tuple(weight.shape)}: expected "
-            f"[{inputs}, {inputs}] or with a bias one more, or such a matrix for each of its groups"
-        )
-    if not torch.isfinite(stacked).all() or (stacked.diagonal(dim1=1, dim2=2) < 0).any():
-        raise ValueError("moment has non-finite values or a negative diagonal: expected sums of x x'")
-    return stacked.detach().to(weight.device, torch.float64)
-
-
-def _damped(moment: Tensor, num_inputs: int, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-    """With a positive diagonal, `[G, K, K]`; an input that is always zero has no part in any sum.
-
-    Beside it the diagonal of the weights without what a bias takes of it, `[G, K]`, and the trace, of
-    which a part may be rounding where a bias takes the rest.
-    """
-    if not 0.0 <= damping < math.inf:
-        raise ValueError(f"damping {damping}: expected a finite number that is not negative")
-    diagonal = moment.diagonal(dim1=1, dim2=2)
-    inputs, bias = diagonal[:, :num_inputs], diagonal[:, num_inputs:]  # [G, K], [G, 1 or 0]
-    added = torch.where(diagonal > 0, 0.0, _mean_or_one(inputs))
-    floor = torch.zeros_like(diagonal)
-    floor[:, :num_inputs] = inputs.sum(dim=1, keepdim=True) * bias.shape[1]
-    taken = moment[:, :num_inputs, num_inputs:].square() / torch.where(bias > 0, bias, 1.0)[:, None]
-    centred = (inputs - taken.sum(dim=2)).clamp_min(0.0)
-    added[:, :num_inputs] += damping * _mean_or_one(centred)
-    return moment + torch.diag_embed(added), centred, floor
-
-
-def _mean_or_one(diagonal: Tensor) -> Tensor:
-    mean = diagonal.mean(dim=1, keepdim=True)
-    return torch.where(mean > 0, mean, 1.0)
-
-
 def _positions(moment: Tensor, num_inputs: int) -> list[Tensor]:
     """Of the bias, `[G, 1]`, where there is one."""
     return [
@@ -240,17 +197,6 @@ def _order(diagonal: Tensor, descending: bool) -> Tensor:
 
 def _take(columns: Tensor, order: Tensor) -> Tensor:
     return columns.gather(1, order[..., None].expand(*order.shape, columns.shape[-1]))
-
-
-def _factorized(moment: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """`R_ij / R_jj` `[G, K, K]` and `R_jj^2` `[G, K]` of `H = R R'`, R upper triangular."""
-    for part in _FLOAT32:
-        lower, failed = torch.linalg.cholesky_ex((moment + torch.diag_embed(part * floor)).flip(1, 2))
-        if not failed.any():
-            upper = lower.flip(1, 2)
-            pivots = upper.diagonal(dim1=1, dim2=2)
-            return upper / pivots[:, None, :], pivots.square()
-    raise ValueError("the damped moment is not positive definite: expected sums of x x', or more damping")
 
 
 def _nearest(column: Tensor, dtype: torch.dtype, steps: Tensor, bounds: Tensor) -> Tensor:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_detr.quantization import FisherRounding, fake_quantize, fisher_rounding, weight_scale
+from fisher_detr.quantization import (
+    FisherRounding,
+    fake_quantize,
+    fisher_rounding,
+    moment_factors,
+    weight_scale,
+)
 from fisher_detr.structures import QuantSpec, ScaleMethod
 from tests.oracles import naive_rounding
 
@@ -186,7 +192,7 @@ def centred(moment):
 @pytest.mark.parametrize("descending", [True, False])
 def test_a_bias_leaves_what_has_no_mean(monkeypatch, descending):
     """The same levels as by OBQ under the centred moment; its diagonal decides order and damping."""
-    monkeypatch.setattr(fisher_rounding, "_FLOAT32", [0.0])
+    monkeypatch.setattr(moment_factors, "_FLOAT32", [0.0])
     spec, weight, moment = QuantSpec(3), values(6, 9), with_bias(9)[0]
     scale = scaled(weight, spec)
     matrix = naive_rounding.damped(centred(moment).numpy(), 0.01)
