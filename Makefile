@@ -40,7 +40,7 @@ lock: setup ## Write requirements/*.txt again, keeping the versions that still f
 zoo: setup ## Write MODEL_ZOO.md from the entries of the model zoo
 	$(RUN) tools/make_model_zoo.py
 
-bench: setup ## Time everything, about two hours on 2 idle cores; then write benchmarks/README.md
+bench: setup ## Time everything, over two hours on 2 idle cores; then write benchmarks/README.md
 	$(RUN) -m benchmarks.all
 
 reference: setup ## Write docs/reference/config.md from the config keys

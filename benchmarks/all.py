@@ -3,7 +3,7 @@
 
     python -m benchmarks.all [--only models evaluation ...]
 
-Each writes its file in benchmarks/results and can be run alone; together they take about two hours on 2 cores
+Each writes its file in benchmarks/results and can be run alone; together they take over two hours on 2 cores
 that have nothing else to do. Then benchmarks/README.md is written from the files.
 """
 
