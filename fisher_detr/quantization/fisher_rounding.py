@@ -95,13 +95,7 @@ class FisherRounding:
 
     @torch.no_grad()
     def round_widths(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> list[Tensor]:
-        """What `round` returns of each scale and width; faster than one after the other.
-
-        Raises:
-            ValueError: not as many scales as widths.
-        """
-        if not _paired(scales, specs):
-            return []
+        """What `round` returns of each scale and width; faster than one after the other."""
         values = torch.cat([found.values for found in self._sweeps(scales, specs)])  # [S, G, K, C / G]
         order = self._order[None, ..., None].expand_as(values)
         values = torch.empty_like(values).scatter_(2, order, values).mT
@@ -123,13 +117,7 @@ class FisherRounding:
 
     @torch.no_grad()
     def search_scales(self, scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> list[Tensor]:
-        """What `search_scale` returns of each first scale and width; faster than one after the other.
-
-        Raises:
-            ValueError: not as many scales as widths.
-        """
-        if not _paired(scales, specs):
-            return []
+        """What `search_scale` returns of each first scale and width; faster than one after the other."""
         tried = [torch.stack([scale * factor for factor in FACTORS]) for scale in scales]  # [F, C or 1] each
         of_each = [spec for spec in specs for _ in FACTORS]
         losses = torch.cat([found.losses for found in self._sweeps(torch.cat(tried), of_each)])  # [S F, C]
@@ -146,6 +134,10 @@ class FisherRounding:
 
     def _sweeps(self, scales: Sequence[Tensor] | Tensor, specs: Sequence[QuantSpec]) -> Iterator[_Sweep]:
         """All columns with S scales and widths, a part of the S at once."""
+        if not len(scales) or len(scales) != len(specs):
+            raise ValueError(
+                f"{len(scales)} scales and {len(specs)} widths: expected as many, and one at least"
+            )
         at_once = max(1, _AT_ONCE // self._columns.numel())
         for i in range(0, len(scales), at_once):
             yield self._sweep(scales[i : i + at_once], specs[i : i + at_once])
@@ -202,13 +194,6 @@ def _take(columns: Tensor, order: Tensor) -> Tensor:
 def _nearest(column: Tensor, dtype: torch.dtype, steps: Tensor, bounds: Tensor) -> Tensor:
     """As the weight's quantizer rounds, in its precision: `[G, N]`."""
     return nearest_values(column.to(torch.promote_types(dtype, torch.float32)), steps, bounds)
-
-
-def _paired(scales: Sequence[Tensor], specs: Sequence[QuantSpec]) -> bool:
-    """Whether there is a scale at all; ValueError unless there is one for each width."""
-    if len(scales) != len(specs):
-        raise ValueError(f"{len(scales)} scales and {len(specs)} widths: expected one for each")
-    return bool(scales)
 
 
 def _least(candidates: Tensor, losses: Tensor) -> Tensor:

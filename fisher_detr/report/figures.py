@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from fisher_detr.files import write_atomically
 from fisher_detr.report.build import ReportData
 from fisher_detr.report.categories import category_rows, draw_categories
 from fisher_detr.report.landscape import draw_landscape
-from fisher_detr.report.layers import draw_layers
+from fisher_detr.report.layers import draw_layers, drawn_heights
 from fisher_detr.report.pareto import draw_pareto
 from fisher_detr.report.traces import draw_traces
 
@@ -37,7 +37,10 @@ def _charts(data: ReportData) -> dict[str, Callable[[], Figure]]:
         "categories": lambda: _drawn((7, 1.2 + 0.25 * rows), 1, 1, lambda x: draw_categories(x[0], data.arms))
     }
     if any(arm.allocation for arm in data.arms):
-        charts["layers"] = lambda: _drawn((9, 5), 2, 1, lambda x: draw_layers(x, data.arms))
+        heights = drawn_heights(data.arms)
+        charts["layers"] = lambda: _drawn(
+            (9, sum(heights)), 2, 1, lambda x: draw_layers(x, data.arms), heights
+        )
     if data.traces:
         charts["traces"] = lambda: _drawn((7, 5), 1, 1, lambda x: draw_traces(x[0], data.arms, data.traces))
     if data.landscape:
@@ -50,9 +53,16 @@ def _charts(data: ReportData) -> dict[str, Callable[[], Figure]]:
     return charts
 
 
-def _drawn(size: tuple[float, float], rows: int, columns: int, draw: Callable) -> Figure:
+def _drawn(
+    size: tuple[float, float],
+    rows: int,
+    columns: int,
+    draw: Callable,
+    heights: Sequence[float] | None = None,
+) -> Figure:
     figure = Figure(size, layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=rows > 1, sharey=columns > 1, squeeze=False)
+    shared = {"sharex": rows > 1, "sharey": columns > 1}
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights, **shared)
     draw(axes.ravel())
     for of_figure in axes.ravel():
         of_figure.spines[["top", "right"]].set_visible(False)

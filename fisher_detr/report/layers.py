@@ -49,23 +49,38 @@ _LEAD = (
 )
 
 
+def drawn_heights(arms: Sequence[ReportArm]) -> tuple[float, float]:
+    """Of the two charts for a file, in inches: a line of a map needs room for the plan's name."""
+    plans = sum(arm.allocation is not None for arm in arms)
+    return (0.2 * plans if plans > _BARS else 2.5), 2.5
+
+
 def draw_layers(axes: Sequence[Axes], arms: Sequence[ReportArm]) -> None:
     """The chart for a file: widths on the first axes, sensitivities on the second."""
-    shares, names = find_shares(arms), layer_names(arms)
-    for place, arm in enumerate(arms):
-        if arm.allocation:
-            bits = [arm.allocation.bits.get(name, np.nan) for name in names]
-            axes[0].step(range(len(bits)), bits, where="mid", color=color_of(place), label=arm.name)
-    axes[0].set_ylabel("bits")
-    axes[0].legend(frameon=False)
+    shares = find_shares(arms)
+    _draw_widths(axes[0], arms, layer_names(arms))
     if shares:
         for place, (label, values) in enumerate(shares.objectives.items()):
             color, _, marker = look_of(place)
             known = np.where(values > _LEAST, values, np.nan)
-            axes[1].semilogy(known, "-", marker=marker, color=color, label=label)
+            axes[1].semilogy(known, "-", marker=marker, markersize=4, color=color, label=label)
         axes[1].set_ylabel(f"part of the damage at {shares.bits} bits")
         axes[1].legend(frameon=False)
     axes[-1].set_xlabel("layer")
+
+
+def _draw_widths(axes: Axes, arms: Sequence[ReportArm], names: Sequence[str]) -> None:
+    planned = {place: arm for place, arm in enumerate(arms) if arm.allocation}
+    bits = [[arm.allocation.bits.get(name, np.nan) for name in names] for arm in planned.values()]
+    if len(planned) > _BARS:
+        drawn = axes.imshow(bits, "cividis", aspect="auto", vmin=MIN_BITS, vmax=MAX_BITS)
+        axes.set_yticks(range(len(planned)), [arm.name for arm in planned.values()])
+        axes.figure.colorbar(drawn, ax=axes, label="bits")
+        return
+    for (place, arm), widths in zip(planned.items(), bits, strict=True):
+        axes.step(range(len(widths)), widths, where="mid", color=color_of(place), label=arm.name)
+    axes.set_ylabel("bits")
+    axes.legend(frameon=False)
 
 
 def _figure(

@@ -9,7 +9,7 @@ from plotly import graph_objects
 
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Chart, Missing, Section
-from fisher_detr.report.style import CRITICAL_COLORS, OVERALL_COLOR, color_of, figure, shown, spec
+from fisher_detr.report.style import color_of, figure, look_of, shown, spec
 
 _COMMAND = "tools/allocate.py --config-file CONFIG --pareto {folder}/pareto.json --measure 5"
 _LEAD = (
@@ -50,7 +50,7 @@ def draw_pareto(axes: Axes, plans: Plans) -> None:
     for objective in measured[0]["meta"]["measured"]:
         size = [p["size_bytes"] / 1e3 for p in measured]
         found = [p["meta"]["measured"][objective] for p in measured]
-        color = _color(objective, measured)
+        color, _, marker = _look(objective, measured)
         predicted = [p["meta"]["predicted"].get(objective, np.nan) for p in measured]
         axes.plot(size, predicted, "--", color=color)
         axes.errorbar(
@@ -58,19 +58,17 @@ def draw_pareto(axes: Axes, plans: Plans) -> None:
             [x["rise"] for x in found],
             yerr=[x["standard_error"] or 0.0 for x in found],
             color=color,
-            marker="o",
+            marker=marker,
             label=objective,
         )
     axes.set_ylabel("rise of the loss (dashed: predicted)")
     axes.legend(frameon=False)
 
 
-def _color(objective: str, plans: Plans) -> str:
-    """The overall objective's, or one for each critical set."""
-    if objective == "overall":
-        return OVERALL_COLOR
-    critical = sorted(set(plans[0]["meta"]["measured"]) - {"overall"})
-    return CRITICAL_COLORS[critical.index(objective) % len(CRITICAL_COLORS)]
+def _look(objective: str, plans: Plans) -> tuple[str, str, str]:
+    """The overall objective's, or one for each critical set: see `look_of`."""
+    known = ["overall", *sorted(set(plans[0]["meta"]["measured"]) - {"overall"})]
+    return look_of(known.index(objective))
 
 
 def _measured(plans: Plans) -> graph_objects.Figure:
@@ -78,14 +76,14 @@ def _measured(plans: Plans) -> graph_objects.Figure:
     made = []
     for objective in plans[0]["meta"]["measured"]:
         found = [plan["meta"]["measured"][objective] for plan in plans]
-        color = {"color": _color(objective, plans)}
+        color, symbol, _ = _look(objective, plans)
         made += [
             graph_objects.Scatter(
                 x=size,
                 y=[plan["meta"]["predicted"].get(objective) for plan in plans],
                 name=f"{objective}, predicted",
                 mode="lines",
-                line={**color, "dash": "dash"},
+                line={"color": color, "dash": "dash"},
                 hovertemplate="%{x:,.0f} kB<br>predicted + %{y:.3g}",
             ),
             graph_objects.Scatter(
@@ -98,8 +96,8 @@ def _measured(plans: Plans) -> graph_objects.Figure:
                 },
                 name=f"{objective}, measured",
                 mode="lines+markers",
-                line=color,
-                marker={"symbol": "circle" if objective == "overall" else "diamond", "size": 8},
+                line={"color": color},
+                marker={"symbol": symbol, "size": 8},
                 hovertemplate="%{x:,.0f} kB<br>measured + %{y:.3g}",
             ),
         ]

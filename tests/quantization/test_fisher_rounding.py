@@ -287,7 +287,9 @@ def test_all_widths_at_once_are_each_alone(monkeypatch, per_channel, at_once):
 
 def test_as_many_scales_as_widths():
     rounding, scale = FisherRounding(values(6, 5), correlated(5)), torch.ones(6)
-    assert rounding.search_scales([], []) == rounding.round_widths([], []) == []
-    for method in (rounding.search_scales, rounding.round_widths):
-        with pytest.raises(ValueError, match="2 scales and 1 widths: expected one for each"):
-            method([scale, scale], [QuantSpec(3)])
+    for scales, specs in ([scale, scale], [QuantSpec(3)]), ([], [QuantSpec(3)]), ([], []):
+        message = f"{len(scales)} scales and {len(specs)} widths: expected as many"
+        with pytest.raises(ValueError, match=message):
+            rounding.round_widths(scales, specs)
+    with pytest.raises(ValueError, match="26 scales and 13 widths"):  # each is tried at 13 scales
+        rounding.search_scales([scale, scale], [QuantSpec(3)])

@@ -1,5 +1,6 @@
 """The page: whole, alone, and drawn without an error by a real browser."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fisher_detr.report import ReportRequest, build_report, draw_figures, find_arms, read_runs
-from fisher_detr.report.layers import draw_layers
+from fisher_detr.report.layers import draw_layers, drawn_heights
 from tests.report.runs import make_shared
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -105,6 +106,17 @@ def test_a_drawn_plan_has_its_widths_in_the_order_of_the_network(runs):
     draw_layers(axes, find_arms([str(runs)]))
     steps = {line.get_label(): list(line.get_ydata()) for line in axes[0].lines}
     assert steps == {"uniform": [4, 4, 4], "fisher_critical": [8, 3, 4]}
+
+
+def test_many_drawn_plans_are_a_map(runs):
+    full, _, planned = find_arms([str(runs)])
+    many = [full, *(dataclasses.replace(planned, name=f"plan {i}") for i in range(7))]
+    axes = Figure().subplots(2, 1)
+    draw_layers(axes, many)
+    (drawn,) = axes[0].images
+    assert drawn.get_array().tolist() == [[8, 3, 4]] * 7
+    assert [text.get_text() for text in axes[0].get_yticklabels()] == [f"plan {i}" for i in range(7)]
+    assert drawn_heights(many * 3)[0] > drawn_heights(many[:7])[0] == 2.5
 
 
 def browse(common, option, page):
