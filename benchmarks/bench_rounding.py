@@ -39,7 +39,7 @@ WAYS = {
 def main() -> None:
     """Parse the command line; measure everything, or one way in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["DETR", "Deformable DETR"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["DETR"])
     add_turns(parser, rounds=3)
     args = parser.parse_args()
     if args.only:
