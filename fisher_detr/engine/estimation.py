@@ -18,7 +18,6 @@ from torch import Tensor
 from fisher_detr.data import batches_of_one_size
 from fisher_detr.engine.fisher_settings import FisherSettings
 from fisher_detr.engine.known_parts import KnownParts
-from fisher_detr.engine.trace_penalty import twice_differentiable, without_tf32
 from fisher_detr.fisher import (
     CRITICAL,
     OVERALL,
@@ -38,6 +37,7 @@ from fisher_detr.fisher import (
     hawq_sensitivity,
     measure_loss_changes,
 )
+from fisher_detr.layers import twice_differentiable, without_tf32
 from fisher_detr.modeling import DetrBase, LabelSampler, Reweighted
 from fisher_detr.modeling.meta_arch.detr_base import Batch
 from fisher_detr.structures import CategorySet, LayerInfo, Objective, SensitivityForm, SensitivityTable
@@ -150,7 +150,7 @@ class Estimator:
     def hessian(self) -> HessianTraces:
         """Hessian traces of the same losses (HAWQ-V2)."""
         known = self._known_parts("hessian", {})
-        with twice_differentiable(self._model), without_tf32():
+        with twice_differentiable(), without_tf32():
             return estimate_hessian_traces(
                 self.losses,
                 self.weights,

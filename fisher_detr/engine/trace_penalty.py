@@ -17,7 +17,13 @@ from fisher_detr.fisher import (
     require_twice_differentiable,
     squared_norm,
 )
-from fisher_detr.layers import repeating_choices, twice_differentiable, without_tf32
+from fisher_detr.layers import (
+    random_states,
+    repeating_choices,
+    set_random_states,
+    twice_differentiable,
+    without_tf32,
+)
 from fisher_detr.quantization import (
     QuantizedLayer,
     frozen_rounding,
@@ -134,7 +140,7 @@ class FisherTracePenalty:
 
     def _check_operators(self, model: nn.Module, batch: Sequence[Any]) -> None:
         layers = self.layers(model)
-        with _undisturbed(model), weight_offsets(layers) as offsets, twice_differentiable(model):
+        with _undisturbed(model), weight_offsets(layers) as offsets, twice_differentiable():
             require_twice_differentiable(self.loss(model, batch), list(offsets.values()))
 
     def _check_repetition(self, model: nn.Module, batch: Sequence[Any]) -> None:
@@ -169,7 +175,7 @@ class FisherTracePenalty:
         settings = self.settings
         exact = settings.method == PenaltyMethod.EXACT
         mean = mean_over_ranks if settings.estimate == TraceEstimate.MINIBATCH else None
-        second = twice_differentiable(model) if exact else contextlib.nullcontext()
+        second = twice_differentiable() if exact else contextlib.nullcontext()
         with second, _Repeatable(self.loss, model, batch, repeats=not exact) as loss:
             return squared_norm(loss, offsets, parameters, settings.method, settings.radius, mean)
 
@@ -183,18 +189,18 @@ class _Repeatable(contextlib.ExitStack):
         self._rewind: list[Callable[[], None]] = []
         if repeats:
             self._rewind.append(self.enter_context(frozen_rounding(model)))
-            self._rewind.append(self.enter_context(repeating_choices()))
+            self._rewind.append(self.enter_context(repeating_choices(_frozen_parts(model))))
             if hasattr(loss, "repeating"):
                 self._rewind.append(self.enter_context(loss.repeating(model)))
 
     def __call__(self) -> Tensor:
-        self._random = _random_states()
+        self._random = random_states()
         return self._evaluate()
 
     def again(self) -> Tensor:
         for rewind in self._rewind:
             rewind()
-        _set_random_states(self._random)
+        set_random_states(self._random)
         return self._evaluate()
 
     def _evaluate(self) -> Tensor:
@@ -208,6 +214,14 @@ class _Repeatable(contextlib.ExitStack):
 def trained(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that are trained, each once, in the order of the model."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _frozen_parts(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules that have parameters, none of which is trained."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        return [module]
+    return [part for child in module.children() for part in _frozen_parts(child)]
 
 
 def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
@@ -244,13 +258,3 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, before in statistics:
             buffer.copy_(before)
-
-
-def _random_states() -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-
-
-def _set_random_states(states: tuple[Tensor, Tensor | None]) -> None:
-    torch.set_rng_state(states[0])
-    if states[1] is not None:
-        torch.cuda.set_rng_state(states[1])

@@ -6,20 +6,19 @@ from fisher_detr.layers.detections import select_detections
 from fisher_detr.layers.dropout import Dropout, dropout
 from fisher_detr.layers.mlp import MLP
 from fisher_detr.layers.modes import in_eval_mode, twice_differentiable
-from fisher_detr.layers.ms_deform_attn import DeformableSampling, Levels, MSDeformAttn, SamplingMethod
+from fisher_detr.layers.ms_deform_attn import Levels, MSDeformAttn, sample_levels
 from fisher_detr.layers.position_encoding import SinePositionEncoding, sine_encoding
 from fisher_detr.layers.precision import at_least_float32, without_tf32
+from fisher_detr.layers.random_states import random_states, set_random_states
 from fisher_detr.layers.repeated_choices import repeating_choices
 
 __all__ = [
     "MLP",
     "AttentionProducts",
-    "DeformableSampling",
     "Dropout",
     "Levels",
     "MSDeformAttn",
     "MultiheadAttention",
-    "SamplingMethod",
     "SinePositionEncoding",
     "at_least_float32",
     "attend",
@@ -27,8 +26,11 @@ __all__ = [
     "in_eval_mode",
     "inverse_sigmoid",
     "paired_generalized_iou",
+    "random_states",
     "repeating_choices",
+    "sample_levels",
     "select_detections",
+    "set_random_states",
     "sine_encoding",
     "split_heads",
     "twice_differentiable",

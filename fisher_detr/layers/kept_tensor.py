@@ -16,13 +16,18 @@ class KeptTensor:
         """Of the tensor."""
         return tuple(self._tensor.shape)
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether it was written into since."""
+        return self._tensor._version != self._version
+
     def read(self) -> Tensor:
         """The tensor.
 
         Raises:
             RuntimeError: it was written into since.
         """
-        if self._tensor._version != self._version:
+        if self.has_changed:
             raise RuntimeError(
                 f"a tensor of shape {self.shape} was changed in place after a quantizer or ReLU had seen it, "
                 "whose choices can then not be repeated: add to a new tensor in the model, or take the "

@@ -1,13 +1,15 @@
 """Temporary modes of a whole model."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from fisher_detr.layers.convolution import FastSecondDerivatives
-from fisher_detr.layers.ms_deform_attn import DeformableSampling, SamplingMethod
+from fisher_detr.layers.convolution import conv2d
 
 
 @contextlib.contextmanager
@@ -23,19 +25,15 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Let attention and deformable sampling take the operators that have a second derivative.
+def twice_differentiable() -> Iterator[None]:
+    """Let attention have a second derivative, and convolution a faster one, with the same numbers.
 
-    Fused attention and `grid_sample` have none: torch's mathematical attention and bilinear reading by gather
-    stand in for them, with the same numbers. Convolution has one, and takes a faster way to it.
+    Fused attention has none: torch's mathematical one stands in for it.
     """
-    sampling = [module for module in model.modules() if isinstance(module, DeformableSampling)]
-    methods = [module.method for module in sampling]
-    try:
-        for module in sampling:
-            module.method = SamplingMethod.GATHER
-        with sdpa_kernel(SDPBackend.MATH), FastSecondDerivatives():
-            yield
-    finally:
-        for module, method in zip(sampling, methods, strict=True):
-            module.method = method
+    with sdpa_kernel(SDPBackend.MATH), _FastConvolution():
+        yield
+
+
+class _FastConvolution(TorchFunctionMode):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
+        return (conv2d if func is F.conv2d else func)(*args, **kwargs or {})

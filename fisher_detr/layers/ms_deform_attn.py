@@ -4,15 +4,14 @@ Shapes: B batch, H heads, T queries, D width, d = D / H, L levels, P points, S t
 """
 
 import dataclasses
-import enum
 import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fisher_detr.layers.precision import at_least_float32
+from fisher_detr.layers.weighted_samples import weighted_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +23,10 @@ class Levels:
     Attributes:
         shapes: height and width of the L levels.
         sizes: [L, 2] float32, width and height in pixels.
-        starts: [L] int64, each level's first token.
     """
 
     shapes: tuple[tuple[int, int], ...]
     sizes: Tensor
-    starts: Tensor
 
     @classmethod
     def from_shapes(cls, shapes: Iterable[tuple[int, int]], device: torch.device | None = None) -> "Levels":
@@ -39,43 +36,7 @@ class Levels:
             sizes = torch.stack([torch.stack([w, h]) for h, w in shapes]).float()
         else:
             sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
-        areas = sizes.prod(-1).long()
-        return cls(shapes, sizes, areas.cumsum(0) - areas)
-
-
-class SamplingMethod(enum.StrEnum):
-    """How values are read between pixels; both give the same numbers.
-
-    `GRID_SAMPLE` is faster and has no second derivative; `GATHER` can be derived twice.
-    """
-
-    GRID_SAMPLE = "grid_sample"
-    GATHER = "gather"
-
-
-class DeformableSampling(nn.Module):
-    """Weighted sums of bilinearly sampled values, in a module of its own so that its method can be set."""
-
-    def __init__(self, method: SamplingMethod = SamplingMethod.GRID_SAMPLE):
-        """The method can be changed at any time."""
-        super().__init__()
-        self.method = method
-
-    def forward(self, values: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
-        """Sample; float32 or wider, inside autocast too.
-
-        Args:
-            values: [B, S, H, d], the levels one after the other.
-            levels: the L levels, on the values' device.
-            locations: [B, T, H, L, P, 2], x and y as parts of the level's map; outside of it values are 0.
-            weights: [B, T, H, L, P].
-
-        Returns:
-            [B, T, D].
-        """
-        sample = _SAMPLERS[self.method]
-        with torch.autocast(values.device.type, enabled=False):
-            return sample(*map(at_least_float32, (values, locations, weights)), levels)
+        return cls(shapes, sizes)
 
 
 class MSDeformAttn(nn.Module):
@@ -93,7 +54,6 @@ class MSDeformAttn(nn.Module):
         self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
-        self.sampling = DeformableSampling()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -135,7 +95,7 @@ class MSDeformAttn(nn.Module):
             -1, (*grid, 2)
         )  # [B, T, H, L, P, 2]
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        sampled = self.sampling(
+        sampled = sample_levels(
             values.unflatten(-1, (self.num_heads, -1)),
             levels,
             self._locations(reference, offsets, levels),
@@ -153,46 +113,29 @@ class MSDeformAttn(nn.Module):
         return reference[..., :2] + offsets * scale
 
 
-def _grid_sample(values: Tensor, locations: Tensor, weights: Tensor, levels: Levels) -> Tensor:
+def sample_levels(values: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of bilinearly sampled values; float32 or wider, inside autocast too.
+
+    Args:
+        values: [B, S, H, d], the levels one after the other.
+        levels: the L levels, on the values' device.
+        locations: [B, T, H, L, P, 2], x and y as parts of the level's map; outside of it values are 0.
+        weights: [B, T, H, L, P].
+
+    Returns:
+        [B, T, D].
+    """
+    with torch.autocast(values.device.type, enabled=False):
+        return _sample_levels(*map(at_least_float32, (values, locations, weights)), levels)
+
+
+def _sample_levels(values: Tensor, locations: Tensor, weights: Tensor, levels: Levels) -> Tensor:
     num_heads = values.shape[2]
-    # Points before queries: sums over the last of few are slow.
-    grids = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # [L, B H, P, T, 2]
+    # Points before queries: they are read one after the other.
+    points = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # [L, B H, P, T, 2]
     weights = weights.permute(3, 0, 2, 4, 1).flatten(1, 2)  # [L, B H, P, T]
     sums = 0
     for level, tokens in enumerate(values.split([h * w for h, w in levels.shapes], dim=1)):
         maps = tokens.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, levels.shapes[level])  # [B H, d, h, w]
-        sampled = F.grid_sample(maps, grids[level], align_corners=False)  # [B H, d, P, T]
-        sums = sums + (sampled * weights[level][:, None]).sum(2)
+        sums = sums + weighted_samples(maps, points[level], weights[level])  # [B H, d, T]
     return sums.unflatten(0, (-1, num_heads)).permute(0, 3, 1, 2).flatten(2)
-
-
-def _gather(values: Tensor, locations: Tensor, weights: Tensor, levels: Levels) -> Tensor:
-    indices, weights = _corners(locations, weights, levels)  # [B, T, H, 4 L P]
-    rows = indices.transpose(1, 2).flatten(2)[..., None]  # [B, H, T 4 L P, 1]
-    rows = rows.expand(-1, -1, -1, values.shape[-1])
-    corners = values.transpose(1, 2).gather(2, rows).unflatten(2, (-1, indices.shape[-1]))
-    return torch.einsum("bhtkd,bthk->bthd", corners, weights).flatten(2)
-
-
-def _corners(locations: Tensor, weights: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
-    """The four pixels around every point: tokens and weights [B, T, H, 4 L P]."""
-    sizes = levels.sizes.to(locations.dtype)[:, None]  # [L, 1, 2]
-    width, height = sizes.unbind(-1)
-    x, y = (locations * sizes - 0.5).unbind(-1)  # pixel centers are whole numbers
-    left, top = x.detach().floor(), y.detach().floor()
-    columns = (left, left + 1 - x), (left + 1, x - left)  # and their shares
-    rows = (top, top + 1 - y), (top + 1, y - top)
-    tokens, products = [], []
-    for column, share_x in columns:
-        for row, share_y in rows:
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            pixel = torch.where(inside, row * width + column, 0).long()
-            tokens.append(levels.starts[:, None] + pixel)
-            products.append(weights * share_x * share_y * inside)
-    return torch.stack(tokens, -1).flatten(3), torch.stack(products, -1).flatten(3)
-
-
-_SAMPLERS = {
-    SamplingMethod.GRID_SAMPLE: _grid_sample,
-    SamplingMethod.GATHER: _gather,
-}

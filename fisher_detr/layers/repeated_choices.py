@@ -2,18 +2,20 @@
 
 Between the two gradients of a finite difference some units of a ReLU are switched on or off. Each makes the
 gradient jump, and a jump over a small step is larger than all that is smooth (docs/qat.md has the numbers).
+What does not move at all, such as a frozen stem, need not be computed again.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fisher_detr.layers.kept_tensor import KeptTensor
+from fisher_detr.layers.run_once import RunOnce
 
 _IN_PLACE = {torch.relu_, Tensor.relu_}
 _RELU = {F.relu, torch.relu, Tensor.relu} | _IN_PLACE
@@ -21,17 +23,29 @@ _PRELU = {F.prelu, torch.prelu, Tensor.prelu}
 
 
 @contextlib.contextmanager
-def repeating_choices() -> Iterator[Callable[[], None]]:
+def repeating_choices(frozen: Sequence[nn.Module] = ()) -> Iterator[Callable[[], None]]:
     """Remember which units of ReLUs and PReLUs are off and where the maxima of poolings are, to repeat it.
 
     Of any model, in the order of the calls; operators inside of compiled code are not seen.
+
+    Args:
+        frozen: modules, none within another, without a parameter that is trained. One that gives a tensor,
+            gets the same tensors again and draws no random numbers, is not run again.
 
     Yields:
         A function to be called before every pass that repeats the remembered one.
     """
     choices = _Choices()
-    with choices:
-        yield choices.rewind
+    once = [RunOnce(module, choices) for module in frozen]
+
+    def rewind() -> None:
+        for repeated in (choices, *once):
+            repeated.rewind()
+
+    with contextlib.ExitStack() as stack:
+        for context in (choices, *once):
+            stack.enter_context(context)
+        yield rewind
 
 
 class _Choices(TorchFunctionMode):
@@ -44,6 +58,12 @@ class _Choices(TorchFunctionMode):
 
     def rewind(self) -> None:
         self._position = 0
+
+    def count(self) -> int:
+        return len(self._made) if self._position is None else self._position
+
+    def skip_to(self, count: int) -> None:
+        self._position = count
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
         kwargs = kwargs or {}
@@ -65,10 +85,10 @@ class _Choices(TorchFunctionMode):
 
     def _prelu(self, x: Tensor, weight: Tensor) -> Tensor:
         if self._position is None:
-            self._made.append((x.shape, KeptTensor(x.detach() <= 0)))
+            self._made.append((x.shape, KeptTensor(x)))
             return torch.prelu(x, weight)
         slope = weight.view(-1, *[1] * (x.dim() - 2)) if weight.numel() > 1 else weight
-        return torch.where(self._next(x), slope * x, x)
+        return _RepeatSloped.apply(x, slope, self._next(x))
 
     def _max_pool(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._position is None:
@@ -105,3 +125,22 @@ class _Repeat(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         return torch.ops.aten.threshold_backward(grad, *ctx.saved_tensors, 0.0), None, None
+
+
+class _RepeatSloped(torch.autograd.Function):
+    """As `_Repeat`; the other units are multiplied by a slope, which broadcasts with the input."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, slope: Tensor, before: Tensor) -> Tensor:
+        on = torch.ops.aten.threshold_backward(x, before, 0.0)
+        off = x - on
+        ctx.save_for_backward(slope, before, off)
+        return on.addcmul_(off, slope)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        slope, before, off = ctx.saved_tensors
+        on = torch.ops.aten.threshold_backward(grad, before, 0.0)
+        of_slope = (grad * off).sum_to_size(slope.shape)
+        return on.addcmul_(grad - on, slope), of_slope, None

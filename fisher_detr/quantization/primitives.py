@@ -170,7 +170,7 @@ class _MoveQuantized(torch.autograd.Function):
     ) -> Tensor:
         ctx.zero, ctx.spec, ctx.step = _zero(zero_point, x, spec), spec, step
         ctx.save_for_backward(before, scale, values if ctx.needs_input_grad[1] else None, None)
-        return _where_inside(x - before, before, scale, ctx.zero, spec).add_(values)
+        return _where_inside(x - before, before, scale, ctx.zero, spec, in_place=True).add_(values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -226,7 +226,9 @@ def _one_scale(x: Tensor, scale: Tensor, zero: Tensor, spec: QuantSpec) -> tuple
     )
 
 
-def _where_inside(grad: Tensor, x: Tensor, scale: Tensor, zero: Tensor | int, spec: QuantSpec) -> Tensor:
+def _where_inside(
+    grad: Tensor, x: Tensor, scale: Tensor, zero: Tensor | int, spec: QuantSpec, in_place: bool = False
+) -> Tensor:
     """The gradient where a value is rounded to a level, 0 where it is clipped to one."""
     low, high = spec.qmin - 0.5 - zero, spec.qmax + 0.5 - zero
     if isinstance(zero, Tensor):
@@ -237,13 +239,17 @@ def _where_inside(grad: Tensor, x: Tensor, scale: Tensor, zero: Tensor | int, sp
     else:
         step = scale.item()
     # That of a clamp: one vectorized pass.
-    return torch.ops.aten.hardtanh_backward(grad, x, low * step, high * step)
+    bounds = low * step, high * step
+    if in_place:
+        return torch.ops.aten.hardtanh_backward.grad_input(grad, x, *bounds, grad_input=grad)
+    return torch.ops.aten.hardtanh_backward(grad, x, *bounds)
 
 
 def _dot(left: Tensor, right: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
     """Sum of products over the values of each scale, of the shape of `scale`."""
     if spec.per_channel:
-        return (left * right).flatten(1).sum(1)
+        # Flattened, a product that is channels last would be copied.
+        return (left * right).sum(tuple(range(1, left.dim()))) if left.dim() > 1 else left * right
     if left.stride() == right.stride() and not torch.is_grad_enabled():
         flat = [torch.as_strided(x, (x.numel(),), (1,)) for x in (left, right) if _is_dense(x)]
         if len(flat) == 2:

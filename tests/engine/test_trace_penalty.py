@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from fisher_detr.engine import FisherTracePenalty, PenaltySettings, prepare
+from fisher_detr.engine import FisherTracePenalty, PenaltySettings, prepare, trace_penalty
 from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.objectives import DetrObjective
 from fisher_detr.engine.trace_penalty import trained
@@ -20,7 +20,6 @@ from fisher_detr.fisher import (
     TraceEstimate,
     estimate_fisher,
 )
-from fisher_detr.layers import DeformableSampling
 from fisher_detr.quantization import (
     FakeQuantizer,
     WeightQuantizer,
@@ -189,7 +188,6 @@ def state_of(model):
     """All that a measurement could leave changed."""
     return {
         "modes": [module.training for module in model.modules()],
-        "methods": [module.method for module in model.modules() if isinstance(module, DeformableSampling)],
         "quantizers": [
             (module.offset, module.tape, module.mode, module.is_observed)
             for module in model.modules()
@@ -287,6 +285,23 @@ def test_frozen_layers_do_not_count_and_get_no_gradient(method):
     assert [part.shape for part in found.gradients] == [parameter.shape for parameter in trained(model)]
     with pytest.raises(ValueError, match="no trained quantized layer of the model is at or below backbone"):
         measure(model, method, layers=("backbone",))
+
+
+def test_frozen_part_is_run_once(monkeypatch):
+    """The second pass of the finite difference takes its outputs, and comes to the same."""
+    model = make_quantized("detr")
+    frozen = model.backbone.stem, model.backbone.res2
+    for part in frozen:
+        part.requires_grad_(False)
+    runs = []
+    for module in (model.backbone.stem.conv1, model.backbone.res2[0].conv1, model.backbone.res3[0].conv1):
+        module.register_forward_hook(lambda module, *_: runs.append(module))
+    found = measure(model, DIFFERENCE)
+    assert [runs.count(module) for module in dict.fromkeys(runs)] == [2, 2, 4]  # of two images
+    monkeypatch.setattr(trace_penalty, "_frozen_parts", lambda model: [])
+    expected = measure(model, DIFFERENCE)
+    assert torch.equal(found.value, expected.value)
+    assert all(torch.equal(a, b) for a, b in zip(found.gradients, expected.gradients, strict=True))
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)

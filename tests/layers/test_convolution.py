@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fisher_detr.layers.convolution import FastSecondDerivatives
+from fisher_detr.layers import twice_differentiable
 
 GEOMETRIES = [
     {},
@@ -38,7 +38,7 @@ def test_equals_that_of_torch(geometry, has_bias, x_needs_grad):
     x, weight, bias = leaves(geometry.get("groups", 1), x_needs_grad)
     arguments = x, weight, bias if has_bias else None
     expected = derivatives(*arguments, **geometry)
-    with FastSecondDerivatives():
+    with twice_differentiable():
         found = derivatives(*arguments, **geometry)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
@@ -46,7 +46,7 @@ def test_equals_that_of_torch(geometry, has_bias, x_needs_grad):
 
 def test_numerically():
     x, weight, bias = leaves()
-    with FastSecondDerivatives():
+    with twice_differentiable():
         assert torch.autograd.gradgradcheck(
             lambda *inputs: F.conv2d(*inputs, padding=1),
             (x[:1, :, :4, :4].detach().requires_grad_(), weight, bias),
@@ -55,7 +55,7 @@ def test_numerically():
 
 def test_layers_and_other_functions_pass_through():
     layer, x = torch.nn.Conv2d(4, 2, 3), torch.randn(1, 4, 5, 5)
-    with FastSecondDerivatives():
+    with twice_differentiable():
         found = layer(x)
         assert type(found.grad_fn).__name__ == "_ConvolutionBackward"
         assert torch.equal(F.relu(x), x.relu())
@@ -65,7 +65,7 @@ def test_layers_and_other_functions_pass_through():
 
 def test_arguments_by_name_and_mixed_precision():
     x, weight, bias = (leaf.detach().float() for leaf in leaves())
-    with FastSecondDerivatives():
+    with twice_differentiable():
         assert torch.equal(F.conv2d(input=x, weight=weight, bias=bias), F.conv2d(x, weight, bias))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = F.conv2d(x.requires_grad_(), weight, bias)
@@ -76,7 +76,7 @@ def test_arguments_by_name_and_mixed_precision():
 
 def test_one_weight_gradient_alone_and_a_third_derivative():
     x, weight, _ = leaves(x_needs_grad=False)
-    with FastSecondDerivatives():
+    with twice_differentiable():
         first = torch.autograd.grad(F.conv2d(x, weight).square().sum(), weight, create_graph=True)[0]
     second = torch.autograd.grad(first.square().sum(), weight, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):

@@ -5,11 +5,9 @@ import torch
 from torch import nn
 
 from fisher_detr.layers import (
-    DeformableSampling,
     Levels,
     MSDeformAttn,
     MultiheadAttention,
-    SamplingMethod,
     in_eval_mode,
     twice_differentiable,
 )
@@ -40,13 +38,12 @@ def test_eval_mode_within_and_each_modules_own_afterwards():
 
 
 class Both(nn.Module):
-    """Deformable sampling by both methods, and attention."""
+    """Deformable sampling, and attention."""
 
     def __init__(self):
         super().__init__()
         self.first = MSDeformAttn(16, num_heads=2, num_levels=2, num_points=3)
         self.second = MSDeformAttn(16, num_heads=2, num_levels=2, num_points=3)
-        self.second.sampling.method = SamplingMethod.GATHER
         self.attention = MultiheadAttention(16, 2)
 
     def forward(self, tokens):
@@ -66,32 +63,26 @@ def make_both(dtype=torch.float64):
     return model, tokens
 
 
-def methods_of(model):
-    return [module.method for module in model.modules() if isinstance(module, DeformableSampling)]
-
-
 @pytest.mark.parametrize("fails", [True, False])
-def test_methods_are_as_before_afterwards(fails):
-    model, _ = make_both()
-    before = methods_of(model)
-    assert before == [SamplingMethod.GRID_SAMPLE, SamplingMethod.GATHER]
+def test_operators_are_as_before_afterwards(fails):
+    model, tokens = make_both()
     backends = (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled())
     try:
-        with twice_differentiable(model):
-            assert set(methods_of(model)) == {SamplingMethod.GATHER}
+        with twice_differentiable():
             assert not torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.math_sdp_enabled()
             if fails:
                 raise ZeroDivisionError
     except ZeroDivisionError:
         pass
-    assert methods_of(model) == before
     assert backends == (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled())
+    with pytest.raises(RuntimeError, match="not implemented"):
+        second_derivative(model, tokens)
 
 
 def test_numbers_are_the_same():
     model, tokens = make_both()
     expected = model(tokens)
-    with twice_differentiable(model):
+    with twice_differentiable():
         torch.testing.assert_close(model(tokens), expected)
 
 
@@ -105,7 +96,7 @@ def test_second_derivative_exists_within_alone():
     model, tokens = make_both()
     with pytest.raises(RuntimeError, match="not implemented"):
         second_derivative(model, tokens)
-    with twice_differentiable(model):
+    with twice_differentiable():
         found = second_derivative(model, tokens)
         direction = torch.randn(tokens.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         values = []

@@ -1,17 +1,16 @@
-"""Deformable sampling against loops, both ways of it against each other, and its second derivative."""
+"""Deformable sampling against loops, and its derivatives."""
 
 import math
 
 import pytest
 import torch
 
-from fisher_detr.layers import DeformableSampling, Levels, MSDeformAttn, SamplingMethod
+from fisher_detr.layers import Levels, MSDeformAttn, ms_deform_attn, sample_levels, twice_differentiable
 from tests.oracles import naive_deformable
 
 SHAPES = ((4, 5), (2, 3), (1, 1))
 LEVELS = Levels.from_shapes(SHAPES)
 NUM_TOKENS = 27
-METHODS = list(SamplingMethod)
 
 
 def make_problem(dtype=torch.float64, heads=2, width=3, queries=4, points=2, spread=1.4):
@@ -25,27 +24,24 @@ def make_problem(dtype=torch.float64, heads=2, width=3, queries=4, points=2, spr
 
 
 def test_levels_of_shapes():
-    """Widths before heights; 4 x 5 tokens before the second level, 2 x 3 more before the third."""
+    """Widths before heights."""
     assert Levels.from_shapes(iter([torch.Size(shape) for shape in SHAPES])).shapes == SHAPES
     assert LEVELS.sizes.tolist() == [[5, 4], [3, 2], [1, 1]]
-    assert LEVELS.starts.tolist() == [0, 20, 26]
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("spread", [0.8, 1.4, 4.0], ids=["inside", "at the border", "far outside"])
-def test_equals_loops(method, spread):
+def test_equals_loops(spread):
     values, locations, weights = make_problem(spread=spread)
     expected = naive_deformable.sample(values, SHAPES, locations, weights)
-    found = DeformableSampling(method)(values, LEVELS, locations, weights)
+    found = sample_levels(values, LEVELS, locations, weights)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_whole_pixels_are_read_as_they_are(method):
+def test_whole_pixels_are_read_as_they_are():
     """The center of pixel (row 1, column 2) of a 4 x 5 map is at x = 2.5 / 5, y = 1.5 / 4."""
     values, _, _ = make_problem()
     locations = torch.tensor([2.5 / 5, 1.5 / 4], dtype=torch.float64).expand(2, 1, 2, 1, 1, 2)
-    found = DeformableSampling(method)(
+    found = sample_levels(
         values[:, :20],
         Levels.from_shapes([(4, 5)]),
         locations,
@@ -54,47 +50,26 @@ def test_whole_pixels_are_read_as_they_are(method):
     torch.testing.assert_close(found[:, 0], values[:, 7].flatten(1), atol=1e-12, rtol=0)
 
 
-def test_methods_agree_in_float32_with_their_gradients():
-    results = []
-    for method in METHODS:
-        inputs = [x.requires_grad_() for x in make_problem(torch.float32, heads=4, width=8, queries=50)]
-        values, locations, weights = inputs
-        found = DeformableSampling(method)(values, LEVELS, locations, weights)
-        results.append([found, *torch.autograd.grad(found.square().sum(), inputs)])
-    for first, second in zip(*results, strict=True):
-        torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
-
-
-def test_gather_has_derivatives_of_first_and_second_order():
+def test_derivatives_of_first_and_second_order():
     """Away from whole pixels, where bilinear reading has a kink."""
     values, locations, weights = (
         x.requires_grad_() for x in make_problem(heads=1, width=2, queries=2, points=1, spread=0.8)
     )
-    sampling = DeformableSampling(SamplingMethod.GATHER)
 
     def sample(*inputs):
         values, locations, weights = inputs
-        return sampling(values, LEVELS, locations, weights)
+        return sample_levels(values, LEVELS, locations, weights)
 
     assert torch.autograd.gradcheck(sample, (values, locations, weights))
-    assert torch.autograd.gradgradcheck(sample, (values, locations, weights))
+    with twice_differentiable():
+        assert torch.autograd.gradgradcheck(sample, (values, locations, weights))
 
 
-def test_grid_sample_has_no_second_derivative():
-    """What the gather path is there for; when torch gains one, it can go."""
-    values, locations, weights = (x.requires_grad_() for x in make_problem())
-    found = DeformableSampling(SamplingMethod.GRID_SAMPLE)(values, LEVELS, locations, weights)
-    (gradient,) = torch.autograd.grad(found.square().sum(), values, create_graph=True)
-    with pytest.raises(RuntimeError, match="grid_sampler_2d_backward"):
-        torch.autograd.grad(gradient.square().sum(), locations)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_float32_inside_autocast(method):
+def test_float32_inside_autocast():
     values, locations, weights = make_problem(torch.float32)
-    expected = DeformableSampling(method)(values, LEVELS, locations, weights)
+    expected = sample_levels(values, LEVELS, locations, weights)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = DeformableSampling(method)(values, LEVELS, locations, weights)
+        found = sample_levels(values, LEVELS, locations, weights)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
@@ -119,7 +94,7 @@ def test_locations_around_points_and_boxes(coordinates, monkeypatch):
         seen.update(locations=locations, weights=weights)
         return values.new_zeros(2, 5, 16)
 
-    monkeypatch.setattr(attention.sampling, "forward", record)
+    monkeypatch.setattr(ms_deform_attn, "sample_levels", record)
     attention(query, reference, torch.randn(2, NUM_TOKENS, 16, dtype=torch.float64), LEVELS)
     offsets = attention.sampling_offsets(query).reshape(2, 5, 4, 3, 2, 2)
     for level, (height, width) in enumerate(SHAPES):

@@ -84,6 +84,20 @@ def test_slopes_stay_as_they_were(name):
     torch.testing.assert_close(gradient, recorded[1], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+def test_gradient_by_slopes(channels):
+    """It is that of a product wherever the unit was off, with the input of now."""
+    first, second, factors = (random(4, 5, 10, seed=seed) for seed in range(3))
+    slopes = torch.linspace(0.1, 0.7, channels, dtype=first.dtype).requires_grad_()
+    with repeating_choices() as rewind:
+        F.prelu(first, slopes)
+        rewind()
+        (found,) = torch.autograd.grad((F.prelu(second, slopes) * factors).sum(), slopes)
+    products = torch.where(first <= 0, second * factors, 0.0)
+    expected = products.sum((0, 2)) if channels == 5 else products.sum().view(1)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_maxima_stay_where_they_were(name, layout):
@@ -132,6 +146,32 @@ def test_differences_are_smooth():
     with repeating_choices() as rewind:
         assert second_difference(rewind) < 1e-12
     assert second_difference(lambda: None) > 0.1
+
+
+def test_frozen_part_in_the_middle_is_not_run_again():
+    """What it chose is skipped, so that the choices behind it are still their own."""
+    frozen = nn.Sequential(nn.ReLU(), nn.MaxPool1d(2), nn.PReLU()).double().requires_grad_(False)
+    runs = []
+    frozen.register_forward_hook(lambda *_: runs.append(1))
+    inner = frozen[0].register_forward_hook(lambda *_: runs.append("inside"))
+
+    def model(x, scale):
+        return F.relu(frozen(F.relu(x)) * scale - 0.3)
+
+    x, one = random(2, 3, 10), torch.ones(1, dtype=torch.float64, requires_grad=True)
+    expected = model(x, one)
+    runs.clear()
+    with repeating_choices([frozen]) as rewind:
+        recorded = model(x, one)
+        for _ in range(2):
+            rewind()
+            again = model(x, one * 1.5)
+    assert runs == ["inside", 1, 1, 1]  # hooks of the module itself see every pass
+    assert torch.equal(recorded, expected)
+    inner.remove()
+    assert torch.equal(again > 0, expected > 0)
+    torch.testing.assert_close(again[again > 0], 1.5 * (expected[expected > 0] + 0.3) - 0.3)
+    assert "forward" not in vars(frozen) or frozen.forward.__func__ is nn.Sequential.forward
 
 
 def test_values_that_are_not_finite_pass():

@@ -1,0 +1,122 @@
+"""Modules that give their first outputs again, and what makes them run."""
+
+import pytest
+import torch
+from torch import nn
+
+from fisher_detr.layers.run_once import RunOnce
+
+
+class Choices:
+    """A counter of calls."""
+
+    def __init__(self):
+        self.number = 0
+
+    def count(self):
+        return self.number
+
+    def skip_to(self, count):
+        self.number = count
+
+
+class Module(nn.Module):
+    """Counts how often it runs."""
+
+    def __init__(self, choices=None):
+        super().__init__()
+        self.runs, self.choices = 0, choices or Choices()
+
+    def forward(self, x, factor=2.0):
+        self.runs += 1
+        self.choices.number += 3
+        return x * factor if isinstance(x, torch.Tensor) else x
+
+
+class Draws(Module):
+    def forward(self, x):
+        return super().forward(x) + torch.rand(1)
+
+
+def twice(module, first, second, **kwargs):
+    """Outputs of two passes, the second of which repeats the first."""
+    with RunOnce(module, module.choices) as once:
+        recorded = module(first, **kwargs)
+        module.choices.number = 0
+        once.rewind()
+        return recorded, module(second, **kwargs)
+
+
+def test_the_same_input_is_not_run_again():
+    module, x = Module(), torch.randn(2, 3)
+    recorded, again = twice(module, x, x.clone())
+    assert torch.equal(again, 2 * x) and torch.equal(recorded, 2 * x)
+    assert module.runs == 1 and module.choices.number == 3  # which were skipped
+
+
+def test_another_input_is_run():
+    module, x = Module(), torch.randn(2, 3)
+    assert torch.equal(twice(module, x, x + 1)[1], 2 * (x + 1))
+    assert twice(module, x, x[:1])[1].shape == (1, 3)
+    assert module.runs == 4
+
+
+def test_input_written_into_since_is_run():
+    module, x = Module(), torch.randn(2, 3)
+    with RunOnce(module, module.choices) as once:
+        module(x)
+        once.rewind()
+        x.add_(1)
+        assert torch.equal(module(x), 2 * x)
+
+
+def test_output_written_into_since_is_an_error():
+    module, x = Module(), torch.randn(2, 3)
+    with RunOnce(module, module.choices) as once:
+        module(x).add_(1)
+        once.rewind()
+        with pytest.raises(RuntimeError, match="was changed in place"):
+            module(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "kwargs"),
+    [
+        (Module(), torch.randn(2, requires_grad=True), {}),
+        (Module(), [torch.randn(2)], {}),
+        (Module(), torch.randn(2), {"factor": 3.0}),
+        (Draws(), torch.randn(2), {}),
+        (nn.Dropout(), torch.randn(50), {}),
+    ],
+    ids=["with gradient", "no tensor", "named argument", "random numbers", "dropout"],
+)
+def test_others_run_every_time(module, x, kwargs):
+    if not isinstance(module, Module):
+        module.choices = Choices()
+    runs = []
+    forward = module.forward
+    module.forward = lambda *args, **kwargs: runs.append(1) or forward(*args, **kwargs)
+    twice(module, x, x, **kwargs)
+    assert runs == [1, 1]
+
+
+def test_calls_in_their_order():
+    module = Module()
+    inputs = [torch.full((2,), float(i)) for i in range(3)]
+    with RunOnce(module, module.choices) as once:
+        for x in inputs:
+            module(x)
+        for _ in range(2):
+            once.rewind()
+            assert [module(x)[0].item() for x in inputs] == [0, 2, 4]
+    assert module.runs == 3
+    assert module(inputs[1])[0] == 2 and module.runs == 4  # as before
+
+
+def test_module_is_as_before_after_an_error():
+    module = Module()
+    with pytest.raises(ZeroDivisionError), RunOnce(module, module.choices):
+        raise ZeroDivisionError
+    module(torch.ones(1))
+    module(torch.ones(1))
+    assert module.runs == 2
