@@ -18,6 +18,7 @@ from fisher_detr.fisher import (
     squared_norm,
 )
 from fisher_detr.layers import (
+    frozen_parts,
     random_states,
     repeating_choices,
     set_random_states,
@@ -189,7 +190,8 @@ class _Repeatable(contextlib.ExitStack):
         self._rewind: list[Callable[[], None]] = []
         if repeats:
             self._rewind.append(self.enter_context(frozen_rounding(model)))
-            self._rewind.append(self.enter_context(repeating_choices(_frozen_parts(model))))
+            frozen = frozen_parts(model) if torch.is_grad_enabled() else ()  # a check looks at all
+            self._rewind.append(self.enter_context(repeating_choices(frozen)))
             if hasattr(loss, "repeating"):
                 self._rewind.append(self.enter_context(loss.repeating(model)))
 
@@ -214,14 +216,6 @@ class _Repeatable(contextlib.ExitStack):
 def trained(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that are trained, each once, in the order of the model."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _frozen_parts(module: nn.Module) -> list[nn.Module]:
-    """The outermost modules that have parameters, none of which is trained."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        return [module]
-    return [part for child in module.children() for part in _frozen_parts(child)]
 
 
 def mean_over_ranks(tensors: Sequence[Tensor]) -> None:

@@ -4,6 +4,7 @@ from fisher_detr.layers.attention import AttentionProducts, MultiheadAttention, 
 from fisher_detr.layers.boxes import inverse_sigmoid, paired_generalized_iou
 from fisher_detr.layers.detections import select_detections
 from fisher_detr.layers.dropout import Dropout, dropout
+from fisher_detr.layers.frozen_parts import frozen_parts
 from fisher_detr.layers.mlp import MLP
 from fisher_detr.layers.modes import in_eval_mode, twice_differentiable
 from fisher_detr.layers.ms_deform_attn import Levels, MSDeformAttn, sample_levels
@@ -23,6 +24,7 @@ __all__ = [
     "at_least_float32",
     "attend",
     "dropout",
+    "frozen_parts",
     "in_eval_mode",
     "inverse_sigmoid",
     "paired_generalized_iou",

@@ -29,8 +29,9 @@ def repeating_choices(frozen: Sequence[nn.Module] = ()) -> Iterator[Callable[[],
     Of any model, in the order of the calls; operators inside of compiled code are not seen.
 
     Args:
-        frozen: modules, none within another, without a parameter that is trained. One that gives a tensor,
-            gets the same tensors again and draws no random numbers, is not run again.
+        frozen: modules without a parameter that is trained, none of which has a part in common with anything
+            else. One that is called once with a tensor, gives one, gets the same again and draws no random
+            numbers, is not run again, and hooks within it are not called.
 
     Yields:
         A function to be called before every pass that repeats the remembered one.
@@ -132,15 +133,14 @@ class _RepeatSloped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, slope: Tensor, before: Tensor) -> Tensor:
-        on = torch.ops.aten.threshold_backward(x, before, 0.0)
-        off = x - on
-        ctx.save_for_backward(slope, before, off)
-        return on.addcmul_(off, slope)
+        is_on = before > 0
+        off = x.masked_fill(is_on, 0.0)
+        ctx.save_for_backward(slope, is_on, off)
+        return torch.where(is_on, x, off * slope)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        slope, before, off = ctx.saved_tensors
-        on = torch.ops.aten.threshold_backward(grad, before, 0.0)
+        slope, is_on, off = ctx.saved_tensors
         of_slope = (grad * off).sum_to_size(slope.shape)
-        return on.addcmul_(grad - on, slope), of_slope, None
+        return torch.where(is_on, grad, grad * slope), of_slope, None

@@ -21,60 +21,70 @@ class Counted(Protocol):
 
 
 class RunOnce:
-    """A module that gives the outputs of its first pass again, as long as it gets the same tensors.
+    """A module that gives the output of the first pass again, as long as it gets the same tensors.
 
-    One that takes or gives anything else than tensors without gradients, or draws random numbers, runs.
+    One runs that is called more than once in a pass, takes or gives anything else than tensors without
+    gradients, or draws random numbers; and one whose output was written into since.
     """
 
     def __init__(self, module: nn.Module, choices: Counted):
         """Nothing changes before the context is entered; args are the module and what it may skip."""
         self._module, self._choices = module, choices
         self._forward = module.forward
+        self._was_own = "forward" in vars(module)
         self._calls: list[_Call | None] = []
-        self._position: int | None = None
+        self._repeats = False
 
     def __enter__(self) -> "RunOnce":
         self._module.forward = self._run
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._module.forward = self._forward
+        if self._was_own:
+            self._module.forward = self._forward
+        else:  # an attribute that stays would hide the method of another class or of a copy
+            del self._module.forward
 
     def rewind(self) -> None:
-        """Repeat from the first call on."""
-        self._position = 0
+        """The passes from now on repeat the first one."""
+        self._repeats = True
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if self._position is None:
+        if not self._repeats:
             return self._record(*args, **kwargs)
-        call = self._calls[self._position]
-        self._position += 1
-        if call is None or not call.got(args):
+        call = self._calls[0] if len(self._calls) == 1 else None
+        if call is None or kwargs or not call.holds(args, self._choices.count()):
             return self._forward(*args, **kwargs)
         self._choices.skip_to(call.end)
         return call.output.read()
 
     def _record(self, *args: Any, **kwargs: Any) -> Any:
-        before = random_states()
+        before, start = random_states(), self._choices.count()
         inputs = [KeptTensor(x) for x in args if isinstance(x, Tensor)]
         output = self._forward(*args, **kwargs)
         constant = all(isinstance(x, Tensor) and not x.requires_grad for x in (*args, *kwargs, output))
         constant = constant and all(map(torch.equal, before, random_states()))
-        self._calls.append(_Call(inputs, KeptTensor(output), self._choices.count()) if constant else None)
+        end = self._choices.count()
+        self._calls.append(_Call(inputs, KeptTensor(output), start, end) if constant else None)
         return output
 
 
 @dataclasses.dataclass
 class _Call:
-    """What a module got and gave, and how many choices had been made by its end."""
+    """What a module got and gave, and how many choices had been made before and after."""
 
     inputs: list[KeptTensor]
     output: KeptTensor
+    start: int
     end: int
 
-    def got(self, args: tuple[Any, ...]) -> bool:
-        """Whether it gets the same again."""
-        return len(args) == len(self.inputs) and all(
-            not kept.has_changed and isinstance(x, Tensor) and torch.equal(kept.read(), x)
-            for kept, x in zip(self.inputs, args, strict=True)
+    def holds(self, args: tuple[Any, ...], start: int) -> bool:
+        """Whether it gets the same again, at the same place, and what it gave is still that."""
+        kept = [self.output, *self.inputs]
+        return (
+            start == self.start
+            and len(args) == len(self.inputs)
+            and not any(tensor.has_changed for tensor in kept)
+            and all(isinstance(x, Tensor) for x in args)
+            and all(torch.equal(tensor.read(), x) for tensor, x in zip(self.inputs, args, strict=True))
         )

@@ -39,7 +39,7 @@ def weighted_samples(maps: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     Returns:
         [N, C, T].
     """
-    if torch.jit.is_tracing():  # operators that an exporter knows
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # operators that exporters and compilers know
         return (F.grid_sample(maps, points, align_corners=False) * weights[:, None]).sum(2)
     return _WeightedSamples.apply(maps, points, weights)
 
