@@ -176,7 +176,7 @@ def sweep(problem: Problem, radii: Sequence[float]) -> dict[str, Tensor]:
     return found
 
 
-def free_choices() -> contextlib.nullcontext:
+def free_choices(_frozen: Sequence[nn.Module] = ()) -> contextlib.nullcontext:
     """In place of `repeating_choices`: every pass decides anew."""
     return contextlib.nullcontext(lambda: None)
 
