@@ -1,7 +1,6 @@
 """Parts of a model that are not trained."""
 
 import collections
-from collections.abc import Iterator
 
 from torch import nn
 
@@ -11,12 +10,12 @@ def frozen_parts(model: nn.Module) -> list[nn.Module]:
 
     Without those that share a module with another place, or that somebody watches from inside.
     """
-    places = collections.Counter(id(part) for part in _with_repetitions(model))
+    places = collections.Counter(module for _, module in model.named_modules(remove_duplicate=False))
     return [
         part
         for part in _outermost_frozen(model)
-        if all(places[id(inner)] == 1 for inner in part.modules())
-        and not any(inner._forward_hooks or inner._forward_pre_hooks for inner in _within(part))
+        if all(places[inner] == 1 for inner in part.modules())
+        and not any(x._forward_hooks or x._forward_pre_hooks for x in part.modules() if x is not part)
     ]
 
 
@@ -25,15 +24,3 @@ def _outermost_frozen(module: nn.Module) -> list[nn.Module]:
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         return [module]
     return [part for child in module.children() for part in _outermost_frozen(child)]
-
-
-def _with_repetitions(module: nn.Module) -> Iterator[nn.Module]:
-    """A module and all within it, one that has several places as often."""
-    yield module
-    for child in module._modules.values():
-        if child is not None:
-            yield from _with_repetitions(child)
-
-
-def _within(module: nn.Module) -> Iterator[nn.Module]:
-    return (inner for inner in module.modules() if inner is not module)

@@ -23,9 +23,9 @@ class Choices:
 class Module(nn.Module):
     """Counts how often it runs."""
 
-    def __init__(self, choices=None):
+    def __init__(self):
         super().__init__()
-        self.runs, self.choices = 0, choices or Choices()
+        self.runs, self.choices = 0, Choices()
 
     def forward(self, x, factor=2.0):
         self.runs += 1
@@ -38,12 +38,19 @@ class Draws(Module):
         return super().forward(x) + torch.rand(1)
 
 
-def twice(module, first, second, **kwargs):
-    """Outputs of two passes, the second of which repeats the first."""
+def begin_again(once, module, at=0):
+    """The pass that repeats; the choices before the module are as many as in the first one, unless told."""
+    module.choices.number = at
+    once.rewind()
+
+
+def twice(module, first, second, meanwhile=lambda output: None, at=0, **kwargs):
+    """Outputs of two passes; between them something is done with the first one's, the second at a place."""
+    module.choices.number = 0
     with RunOnce(module, module.choices) as once:
-        recorded = module(first, **kwargs)
-        module.choices.number = 0
-        once.rewind()
+        recorded = module(first)
+        meanwhile(recorded)
+        begin_again(once, module, at)
         return recorded, module(second, **kwargs)
 
 
@@ -54,70 +61,64 @@ def test_the_same_input_is_not_run_again():
     assert module.runs == 1 and module.choices.number == 3  # which were skipped
 
 
-def test_another_input_is_run():
-    module, x = Module(), torch.randn(2, 3)
-    assert torch.equal(twice(module, x, x + 1)[1], 2 * (x + 1))
-    assert twice(module, x, x[:1])[1].shape == (1, 3)
-    assert module.runs == 4
+@pytest.mark.parametrize("other", [torch.ones(2, 3), torch.zeros(1, 3)], ids=["values", "shape"])
+def test_another_input_is_run(other):
+    module = Module()
+    assert torch.equal(twice(module, torch.zeros(2, 3), other)[1], 2 * other)
+    assert module.runs == 2
 
 
 def test_input_written_into_since_is_run():
+    """The same tensor with other values, as its version tells."""
     module, x = Module(), torch.randn(2, 3)
-    with RunOnce(module, module.choices) as once:
-        module(x)
-        once.rewind()
-        x.add_(1)
-        assert torch.equal(module(x), 2 * x)
+    again = twice(module, x, x, meanwhile=lambda _: x.add_(1))[1]
+    assert torch.equal(again, 2 * x) and module.runs == 2
 
 
 def test_output_written_into_since_is_made_again():
     module, x = Module(), torch.randn(2, 3)
-    with RunOnce(module, module.choices) as once:
-        module(x).add_(1)
-        module.choices.number = 0
-        once.rewind()
-        assert torch.equal(module(x), 2 * x)
+    again = twice(module, x, x, meanwhile=lambda output: output.add_(1))[1]
+    assert torch.equal(again, 2 * x) and module.runs == 2
 
 
 def test_named_argument_of_the_second_pass_counts():
     module, x = Module(), torch.ones(2)
-    with RunOnce(module, module.choices) as once:
-        module(x)
-        module.choices.number = 0
-        once.rewind()
-        assert torch.equal(module(x, factor=3.0), 3 * x)
+    assert torch.equal(twice(module, x, x, factor=3.0)[1], 3 * x)
 
 
 def test_at_another_place_it_is_run():
     """What is recorded in the order of the calls would be mixed up."""
     module, x = Module(), torch.ones(2)
-    with RunOnce(module, module.choices) as once:
-        module(x)
-        module.choices.number = 5
-        once.rewind()
-        module(x)
+    twice(module, x, x, at=5)
     assert module.runs == 2 and module.choices.number == 8
 
 
 @pytest.mark.parametrize(
-    ("module", "x", "kwargs"),
+    ("module", "x"),
     [
-        (Module(), torch.randn(2, requires_grad=True), {}),
-        (Module(), [torch.randn(2)], {}),
-        (Module(), torch.randn(2), {"factor": 3.0}),
-        (Draws(), torch.randn(2), {}),
-        (nn.Dropout(), torch.randn(50), {}),
+        (Module(), torch.randn(2, requires_grad=True)),
+        (Module(), [torch.randn(2)]),
+        (Draws(), torch.randn(2)),
+        (nn.Dropout(), torch.randn(50)),
     ],
-    ids=["with gradient", "no tensor", "named argument", "random numbers", "dropout"],
+    ids=["with gradient", "no tensor", "random numbers", "dropout"],
 )
-def test_others_run_every_time(module, x, kwargs):
-    if not isinstance(module, Module):
-        module.choices = Choices()
+def test_others_run_every_time(module, x):
+    module.choices = getattr(module, "choices", Choices())
     runs = []
     forward = module.forward
-    module.forward = lambda *args, **kwargs: runs.append(1) or forward(*args, **kwargs)
-    twice(module, x, x, **kwargs)
+    module.forward = lambda x: runs.append(1) or forward(x)
+    twice(module, x, x)
     assert runs == [1, 1]
+
+
+def test_named_argument_of_the_first_pass():
+    module, x = Module(), torch.ones(2)
+    with RunOnce(module, module.choices) as once:
+        module(x, factor=3.0)
+        begin_again(once, module)
+        assert torch.equal(module(x), 2 * x)
+    assert module.runs == 2
 
 
 def test_one_that_is_called_more_than_once_is_run():
@@ -128,8 +129,7 @@ def test_one_that_is_called_more_than_once_is_run():
         for x in inputs:
             module(x)
         for _ in range(2):
-            module.choices.number = 0
-            once.rewind()
+            begin_again(once, module)
             assert [module(x)[0].item() for x in inputs] == [0, 2, 4]
     assert module.runs == 9
 
