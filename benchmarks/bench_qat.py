@@ -7,10 +7,12 @@ A step is that of Detectron2's SimpleTrainer with QATHook: forward, losses of al
 clipping, fused AdamW, on a ResNet-50 whose stem and first stage are frozen. Weights are random, 4 bits wide,
 activations 8 bits, scales learned (LSQ). Times are means over whole intervals. Variants take turns, each in a
 process of its own; its peak memory is the resident one (on a GPU: torch's peak). On a CPU much depends on
-whether memory goes back to the system in between: measure another allocator too.
+whether memory goes back to the system in between: measure the C library with other settings too, or another
+allocator (--preload libjemalloc.so.2, with its MALLOC_CONF).
 
-    MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1 python -m benchmarks.bench_qat \
-        --preload libjemalloc.so.2 --output benchmarks/results/qat_jemalloc.json
+    M=glibc.malloc
+    GLIBC_TUNABLES=$M.mmap_threshold=4294967296:$M.trim_threshold=68719476736:$M.hugetlb=1 \
+        python -m benchmarks.bench_qat --output benchmarks/results/qat_glibc.json
 """
 
 import argparse
@@ -41,7 +43,8 @@ from fisher_detr.model_zoo import describe_study
 from fisher_detr.quantization import calibrate_activations
 from fisher_detr.structures import CategorySet
 
-BITS, CLIP, WARMUP = 4, 0.1, 2
+BITS, CLIP = 4, 0.1
+WARMUP = 3  # intervals: in the first two penalties the process still grows, and every new page is a fault
 HEADS = ("class_embed", "bbox_embed")
 CRITICAL = CategorySet("first", (0,), NUM_CLASSES)
 # Side and batch that each model is measured with.
@@ -138,8 +141,9 @@ def preload_error(library: str) -> str:
 
 def allocator(library: str | None) -> str:
     """Where memory comes from, in words."""
-    settings = os.environ.get("MALLOC_CONF")
-    return (library or "the C library") + (f" with MALLOC_CONF={settings}" if library and settings else "")
+    variable = "MALLOC_CONF" if library else "GLIBC_TUNABLES"
+    settings = os.environ.get(variable)
+    return (library or "the C library") + (f" with {variable}={settings}" if settings else "")
 
 
 def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict:
@@ -158,7 +162,7 @@ def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict
     )
     trainer = SimpleTrainer(model, itertools.repeat(batch), optimizer)
     trainer.register_hooks(hooks)
-    trainer.train(0, max(WARMUP, variant.interval) + args.steps)
+    trainer.train(0, WARMUP * variant.interval + args.steps)
     return {"seconds": hooks[0].seconds[-args.steps :], "peak_bytes": peak_bytes(args.device)}
 
 
@@ -192,9 +196,9 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         )
     text = (
         f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from "
-        f"{allocator(args.preload)}; {args.rounds} turns of {args.steps} steps after those that warm "
-        "up; medians of means over whole intervals. Aimed for: a QAT step at most 1.3 times a plain one; "
-        "every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."
+        f"{allocator(args.preload)}; {args.rounds} turns of {args.steps} steps behind {WARMUP} "
+        "intervals that warm up; medians of means over whole intervals. Aimed for: a QAT step at most 1.3 times "
+        "a plain one; every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."
     )
     program = "python -m benchmarks.bench_qat"
     return describe_study(program, "Steps of quantization-aware training", [text], tables)
