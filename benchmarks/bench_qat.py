@@ -44,7 +44,7 @@ from fisher_detr.quantization import calibrate_activations
 from fisher_detr.structures import CategorySet
 
 BITS, CLIP = 4, 0.1
-# Iterations and penalties of the warm-up: in the first the process still grows, and every new page is a fault.
+# Warm-up, iterations and penalties: in the first the process still grows, and every new page is a fault.
 WARMUP, WARMUP_PENALTIES = 6, 3
 HEADS = ("class_embed", "bbox_embed")
 CRITICAL = CategorySet("first", (0,), NUM_CLASSES)
@@ -198,7 +198,7 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
     text = (
         f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from {allocator(args.preload)}; "
         f"{args.rounds} turns of {args.steps} steps, warmed up by {WARMUP} steps and {WARMUP_PENALTIES} "
-        "penalties; medians of means over whole intervals. Aimed for: a QAT step at most 1.3 times a plain one; "
+        "penalties; medians of means over intervals. Aimed for: a QAT step at most 1.3 times a plain one; "
         "every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."
     )
     program = "python -m benchmarks.bench_qat"

@@ -1,11 +1,16 @@
 """Folders that stand for a clone."""
 
+import dataclasses
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
-from tests.docs.pages import REPOSITORY
+from tests.docs.pages import REPOSITORY, Block
+
+DRAW = Block("bash", "", "python datasets/make_street.py\n", "", "the data")
+_FEW = "make_street.py --output datasets/street --num-train 16 --num-val 8 --num-test 4"
 
 
 def make_clone(folder: Path) -> Path:
@@ -31,3 +36,13 @@ def shrink(config, settings):
             node = node.setdefault(name, {})
         node[key] = value
     config.write_text(yaml.safe_dump(content))
+
+
+def with_few_images(page: Iterable[Block]) -> list[Block]:
+    """The blocks, which draw a smaller street where they draw all of it."""
+    page = list(page)
+    few = [
+        dataclasses.replace(block, text=block.text.replace("make_street.py\n", f"{_FEW}\n")) for block in page
+    ]
+    assert few != page
+    return few

@@ -1,16 +1,13 @@
 """The page on publishing, followed to its end in a clone of its own: what it publishes stays there."""
 
-import dataclasses
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.docs.clones import make_clone, shrink
+from tests.docs.clones import make_clone, shrink, with_few_images
 from tests.docs.pages import REPOSITORY, Reader, blocks, environment
-
-FEW = "make_street.py --num-train 16 --num-val 4 --num-test 4"
 
 
 class Stranger(Reader):
@@ -45,11 +42,7 @@ def stranger(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_publish(stranger):
-    page = blocks(REPOSITORY / "docs/publish.md")
-    assert any("make_street.py\n" in block.text for block in page)
-    stranger.follow(
-        dataclasses.replace(block, text=block.text.replace("make_street.py", FEW)) for block in page
-    )
+    stranger.follow(with_few_images(blocks(REPOSITORY / "docs/publish.md")))
     assert "mine" in stranger.printed  # by check_zoo
     assert "`mine_4bit`" in (stranger.folder / "MODEL_ZOO.md").read_text()
     weights = (stranger.folder / "fisher_detr/model_zoo/weights").iterdir()

@@ -1,13 +1,11 @@
 """The tutorials, followed from the first command to the last."""
 
-import dataclasses
-
 import torch
 
 from tests.checkpoint.official_models import SMALL_SETTINGS, small_tensors
 from tests.data.layouts import write_coco_tree
-from tests.docs.clones import shrink
-from tests.docs.pages import REPOSITORY, Block, blocks
+from tests.docs.clones import DRAW, shrink, with_few_images
+from tests.docs.pages import REPOSITORY, blocks
 
 DOCS = REPOSITORY / "docs"
 TUTORIALS = DOCS / "tutorials"
@@ -41,25 +39,17 @@ def test_deploy(reader):
     """With fewer images, to draw and to calibrate on."""
     # `shrink` would resize: the page feeds images as they are.
     own_size = ["INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 256]
-    few = "make_street.py --output datasets/street --num-train 8 --num-val 8 --num-test 1"
     shrink(
         reader.folder / "configs/street/detr_small_ptq.yaml", [*own_size, "QUANT.CALIBRATION.NUM_IMAGES", 8]
     )
-    page = blocks(TUTORIALS / "deploy.md")
-    assert any("make_street.py\n" in block.text for block in page)
-    reader.follow(
-        dataclasses.replace(block, text=block.text.replace("make_street.py\n", f"{few}\n")) for block in page
-    )
+    reader.follow(with_few_images(blocks(TUTORIALS / "deploy.md")))
     sizes = {path.stem: path.stat().st_size for path in reader.folder.glob("*.onnx")}
     assert max(sizes["detr_int"], sizes["detr_weights"]) < 0.25 * sizes["detr"]
 
 
 def test_many_ranks(reader):
     """The commands for one machine, on two processes; those for several machines differ by the launcher."""
-    command = (
-        "python datasets/make_street.py --output datasets/street --num-train 16 --num-val 8 --num-test 1"
-    )
-    reader.follow([Block("bash", "", command, "", "the data")])
+    reader.follow(with_few_images([DRAW]))
     shrink(reader.folder / "configs/street/detr_small.yaml", ["SOLVER.MAX_ITER", 3, "SOLVER.WARMUP_ITERS", 1])
     one_machine, *_ = [block for block in blocks(DOCS / "distributed.md") if block.kind == "bash"]
     assert "--nproc_per_node 2" in one_machine.text
