@@ -7,8 +7,7 @@ A step is that of Detectron2's SimpleTrainer with QATHook: forward, losses of al
 clipping, fused AdamW, on a ResNet-50 whose stem and first stage are frozen. Weights are random, 4 bits wide,
 activations 8 bits, scales learned (LSQ). Times are means over whole intervals. Variants take turns, each in a
 process of its own; its peak memory is the resident one (on a GPU: torch's peak). On a CPU much depends on
-whether memory goes back to the system in between: measure the C library with other settings too, or another
-allocator (--preload libjemalloc.so.2, with its MALLOC_CONF).
+whether memory goes back to the system in between: measure the C library with other settings too.
 
     M=glibc.malloc
     GLIBC_TUNABLES=$M.mmap_threshold=4294967296:$M.trim_threshold=68719476736:$M.hugetlb=1 \
@@ -21,8 +20,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
@@ -51,6 +48,7 @@ CRITICAL = CategorySet("first", (0,), NUM_CLASSES)
 # Side and batch that each model is measured with.
 PROBLEMS = {"DETR": (512, 2), "DAB-DETR": (512, 2), "Deformable DETR": (320, 1)}
 INTERVALS = (1, 4)
+ALLOCATOR = ("LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_CONF")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,23 +105,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     add_options(parser, size=None, batch=None, rounds=2, steps=4)
-    parser.add_argument("--preload", help="library with the memory allocator; default: the C library")
     args = parser.parse_args()
     if args.steps % max(INTERVALS):
         parser.error(f"--steps is {args.steps}, expected whole intervals: a multiple of {max(INTERVALS)}")
-    if args.preload and (error := preload_error(args.preload)):
-        parser.error(f"--preload {args.preload}: {error}; on Debian libjemalloc.so.2 is in libjemalloc2")
     if args.only:
         print(json.dumps(measure(args.only[0], VARIANTS[int(args.only[1])], args)))
         return
-    environment = {"LD_PRELOAD": args.preload} if args.preload else None
     turns = {
         model: take_turns(
             "benchmarks.bench_qat",
             {variant.name: [model, str(index)] for index, variant in enumerate(VARIANTS)},
             args.rounds,
             args,
-            environment=environment,
         )
         for model in args.models
     }
@@ -133,18 +126,10 @@ def main() -> None:
     print(json.dumps(results["tables"], indent=1))
 
 
-def preload_error(library: str) -> str:
-    """What the dynamic linker says, which goes on without a library that it does not find."""
-    environment = os.environ | {"LD_PRELOAD": library}
-    done = subprocess.run([sys.executable, "-c", ""], env=environment, capture_output=True, text=True)
-    return done.stderr.strip()
-
-
-def allocator(library: str | None) -> str:
+def allocator() -> str:
     """Where memory comes from, in words."""
-    variable = "MALLOC_CONF" if library else "GLIBC_TUNABLES"
-    settings = os.environ.get(variable)
-    return (library or "the C library") + (f" with {variable}={settings}" if settings else "")
+    settings = [f"{name}={os.environ[name]}" for name in ALLOCATOR if os.environ.get(name)]
+    return " with ".join(["the C library", *settings])
 
 
 def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict:
@@ -196,7 +181,7 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
             }
         )
     text = (
-        f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from {allocator(args.preload)}; "
+        f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from {allocator()}; "
         f"{args.rounds} turns of {args.steps} steps, warmed up by {WARMUP} steps and {WARMUP_PENALTIES} "
         "penalties; medians of means over intervals. Aimed for: a QAT step at most 1.3 times a plain one; "
         "every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."

@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -41,7 +40,6 @@ def take_turns(
     rounds: int,
     args: argparse.Namespace,
     keys: Sequence[str] = OPTIONS,
-    environment: Mapping[str, str] | None = None,
 ) -> dict[str, list[dict]]:
     """Measure variants one after the other, several times.
 
@@ -51,7 +49,6 @@ def take_turns(
         rounds: turns of each.
         args: of the benchmark.
         keys: those of its options that the processes are given, where they are set.
-        environment: more variables.
 
     Returns:
         What was measured by name.
@@ -65,7 +62,6 @@ def take_turns(
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=os.environ | dict(environment or {}),
         )
         turns[name].append(json.loads(done.stdout.splitlines()[-1]))
         print(*only, turns[name][-1], file=sys.stderr)
