@@ -7,11 +7,10 @@ A step is that of Detectron2's SimpleTrainer with QATHook: forward, losses of al
 clipping, fused AdamW, on a ResNet-50 whose stem and first stage are frozen. Weights are random, 4 bits wide,
 activations 8 bits, scales learned (LSQ). Times are means over whole intervals. Variants take turns, each in a
 process of its own; its peak memory is the resident one (on a GPU: torch's peak). On a CPU much depends on
-whether memory goes back to the system in between: measure the C library with other settings too.
+whether memory goes back to the system in between: the C library is told to keep it, as docs/training.md does.
+With its defaults, or another allocator:
 
-    M=glibc.malloc
-    GLIBC_TUNABLES=$M.mmap_threshold=4294967296:$M.trim_threshold=68719476736:$M.hugetlb=1 \
-        python -m benchmarks.bench_qat --output benchmarks/results/qat_glibc.json
+    GLIBC_TUNABLES= python -m benchmarks.bench_qat --output benchmarks/results/qat_defaults.json
 """
 
 import argparse
@@ -49,6 +48,8 @@ CRITICAL = CategorySet("first", (0,), NUM_CLASSES)
 PROBLEMS = {"DETR": (512, 2), "DAB-DETR": (512, 2), "Deformable DETR": (320, 1)}
 INTERVALS = (1, 4)
 ALLOCATOR = ("LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_CONF")
+# Settings with which the C library keeps freed blocks, in huge pages.
+KEEP = {"mmap_threshold": 2**32, "trim_threshold": 2**36, "hugetlb": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,8 @@ def main() -> None:
     if args.only:
         print(json.dumps(measure(args.only[0], VARIANTS[int(args.only[1])], args)))
         return
+    keep = ":".join(f"glibc.malloc.{name}={value}" for name, value in KEEP.items())
+    os.environ.setdefault("GLIBC_TUNABLES", keep)
     turns = {
         model: take_turns(
             "benchmarks.bench_qat",
