@@ -101,7 +101,7 @@ class Reader:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=600,
         )
         assert done.returncode == 0, f"{block.place}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout

@@ -13,7 +13,7 @@ from tests.data.layouts import write_coco_tree
 from tests.docs.clones import DRAW, shrink, with_few_images
 from tests.docs.pages import REPOSITORY, Block, blocks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 SHORT = ["SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 1, "SOLVER.IMS_PER_BATCH", 2]
 
@@ -99,6 +99,7 @@ def test_readme_on_official_files(official):
     assert "APcrit_person" in official.printed
 
 
+@pytest.mark.slow
 def test_checkpoints(official):
     """Where `trained.pth` was trained on categories 1, 2 and 4: rows 0 to 4, and one for no object."""
     first, kinds, converting, back = commands("docs/checkpoints.md")
@@ -116,26 +117,31 @@ def test_checkpoints(official):
     assert all(torch.equal(restored[name], value) for name, value in small_tensors("detr_r50").items())
 
 
+@pytest.mark.slow
 def test_qat(on_street):
     on_street.follow(commands("docs/qat.md", "Commands"))
     assert (on_street.folder / "output/street/deformable_detr_small_qat/model_final.pth").is_file()
     assert "APcrit_person" in on_street.printed
 
 
+@pytest.mark.slow
 def test_where_qat_starts(on_street):
     on_street.follow(commands("docs/qat.md", "Where it starts"))
     assert (on_street.folder / "output/qat_start/deformable_fisher/model_final.pth").is_file()
 
 
+@pytest.mark.slow
 def test_training(on_street):
     """The second evaluation is of the best model; AMP needs a GPU."""
     write_coco_tree(on_street.folder / "datasets", num_images=16)
-    shrink(on_street.folder / "configs/Base-DETR.yaml", [*SMALL_SETTINGS, "SOLVER.MAX_ITER", 2])
+    accumulated = [*SHORT, "SOLVER.IMS_PER_BATCH", 4, "MODEL.WEIGHTS", ""]
+    shrink(on_street.folder / "configs/Base-DETR.yaml", [*SMALL_SETTINGS, *accumulated])
     first, memory = commands("docs/training.md")
     on_street.follow([without(first, " SOLVER.AMP.ENABLED True"), memory])
     assert "APcrit_person" in on_street.printed
 
 
+@pytest.mark.slow
 def test_deployment_and_plans(on_street):
     """Exported, packed and planned from one quantized model."""
     page = blocks(REPOSITORY / "docs/packed.md")
@@ -149,6 +155,7 @@ def test_deployment_and_plans(on_street):
     assert "bits" in on_street.printed
 
 
+@pytest.mark.slow
 def test_report(on_street):
     folder = on_street.folder
     shutil.copytree(quantized(on_street), folder / "output/quickstart/detr/fisher_critical")
