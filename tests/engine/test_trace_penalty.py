@@ -304,7 +304,9 @@ def test_frozen_part_is_run_once(monkeypatch):
     expected = measure(model, DIFFERENCE)
     assert len(runs) == 6 * len(BATCH)
     assert torch.equal(found.value, expected.value)
-    assert all(torch.equal(a, b) for a, b in zip(found.gradients, expected.gradients, strict=True))
+    # A convolution of one image may add in another order; the division by the step enlarges the last bit.
+    for part, other in zip(found.gradients, expected.gradients, strict=True):
+        assert (part - other).abs().max() <= 1e-5 * other.abs().max()
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
