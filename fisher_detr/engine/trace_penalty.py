@@ -123,7 +123,7 @@ class FisherTracePenalty:
                     total = [found.value, *found.gradients]
         if len(batches) > 1:
             torch._foreach_div_(total, len(batches))
-        total = mean_over_ranks(total)
+        mean_over_ranks(total)
         return SquaredNorm(total[0], tuple(total[1:]))
 
     def check(self, model: nn.Module, batch: Sequence[Any]) -> None:
@@ -218,15 +218,15 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Averages over all processes, by one exchange; the tensors themselves where there is one process."""
+def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Average tensors over all processes, in place, by one exchange."""
     if comm.get_world_size() == 1:
-        return tensors
+        return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     torch.distributed.all_reduce(flat)
     flat /= comm.get_world_size()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 @contextlib.contextmanager

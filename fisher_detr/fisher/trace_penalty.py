@@ -5,17 +5,14 @@ the layers multiply with. Its gradient with respect to any parameter needs secon
 exactly, by differentiating twice, or as a finite difference along g.
 """
 
-import contextlib
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# Averages tensors over all processes; leaves them as they are.
-Mean = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 _INSTEAD = "take the method finite_difference"
 
 
@@ -63,7 +60,7 @@ def squared_norm(
     parameters: Sequence[Tensor],
     method: PenaltyMethod,
     radius: float = 0.0,
-    mean: Mean | None = None,
+    mean: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> SquaredNorm:
     """Squared norm of the gradient with respect to weights, and its gradient with respect to parameters.
 
@@ -75,8 +72,8 @@ def squared_norm(
         radius: rho > 0 of the finite difference, whose step r of all weights together is `rho L / ||g||`: by
             the slope alone the loss would grow by this part of itself. One rho then serves models and images
             whose gradients differ by orders of magnitude.
-        mean: the norm is that of the mean of all processes' gradients, and the mean of their `gradients` is
-            its gradient. None: this process alone.
+        mean: averages tensors over processes, in place: the norm is that of the mean of their gradients, and
+            the mean of the processes' `gradients` is its gradient. None: this process alone.
 
     Returns:
         The value, and gradients that are zero where a parameter has no part.
@@ -90,7 +87,7 @@ def squared_norm(
 
 
 def _exact(
-    loss: RepeatableLoss, offsets: Sequence[Tensor], parameters: Sequence[Tensor], mean: Mean | None
+    loss: RepeatableLoss, offsets: Sequence[Tensor], parameters: Sequence[Tensor], mean: Callable | None
 ) -> SquaredNorm:
     value = _differentiable(loss())
     gradient = torch.autograd.grad(value, offsets, create_graph=True, materialize_grads=True)
@@ -162,7 +159,7 @@ def _finite_difference(
     offsets: Sequence[Tensor],
     parameters: Sequence[Tensor],
     radius: float,
-    mean: Mean | None,
+    mean: Callable | None,
 ) -> SquaredNorm:
     if not radius > 0:
         raise ValueError(f"radius of the finite difference is {radius}: expected a number above 0")
@@ -176,24 +173,17 @@ def _finite_difference(
     if norm == 0 or level == 0:  # a flat piece, or a loss of nothing
         return SquaredNorm(squared, tuple(map(torch.zeros_like, parameters)))
     step = radius * level.abs() / norm
-    with _moved(offsets, torch._foreach_mul(direction, (step / norm).item())):
+    with torch.no_grad():
+        torch._foreach_copy_(list(offsets), direction)
+        torch._foreach_mul_(list(offsets), (step / norm).item())
+    try:
         after = torch.autograd.grad(loss.again(), parameters, materialize_grads=True)
+    finally:
+        with torch.no_grad():
+            torch._foreach_zero_(list(offsets))
     found = torch._foreach_sub(after, before)
     torch._foreach_mul_(found, (2 * norm / step).item())
     return SquaredNorm(squared, tuple(found))
-
-
-@contextlib.contextmanager
-def _moved(offsets: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
-    """Give offsets other values within; nothing is copied, which would be as much as all weights."""
-    zeros = [offset.data for offset in offsets]
-    try:
-        for offset, value in zip(offsets, values, strict=True):
-            offset.data = value
-        yield
-    finally:
-        for offset, zero in zip(offsets, zeros, strict=True):
-            offset.data = zero
 
 
 def _only_once(reason: str, instead: str) -> ValueError:
@@ -212,9 +202,11 @@ def _differentiable(loss: Tensor) -> Tensor:
     return loss
 
 
-def _mean(tensors: Sequence[Tensor], mean: Mean | None) -> Sequence[Tensor]:
-    parts = [tensor.detach() for tensor in tensors]
-    return mean(parts) if mean else parts
+def _mean(gradient: Sequence[Tensor], mean: Callable | None) -> list[Tensor]:
+    parts = [part.detach().clone() if mean else part.detach() for part in gradient]
+    if mean:
+        mean(parts)
+    return parts
 
 
 def _square(parts: Sequence[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from fisher_detr.quantization.fake_quantizer import FakeQuantizer
+from fisher_detr.quantization.fake_quantizer import ActivationQuantizer
 from fisher_detr.quantization.layers import QuantizedLayer
 from fisher_detr.quantization.rounding_tape import RoundingTape
 
@@ -38,9 +38,7 @@ def weight_offsets(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, T
 
 @contextlib.contextmanager
 def frozen_rounding(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Record the rounding in the first forward pass within, repeat it in later ones.
-
-    Activations move what they were rounded to; weights, which stay as they are, are not rounded again.
+    """Record the rounding of activations in the first forward pass within, repeat it in later ones.
 
     Args:
         model: a quantized model.
@@ -48,7 +46,7 @@ def frozen_rounding(model: nn.Module) -> Iterator[Callable[[], None]]:
     Yields:
         A function to be called before every pass that repeats the recorded one.
     """
-    quantizers = [module for module in model.modules() if isinstance(module, FakeQuantizer)]
+    quantizers = [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
     tapes = [RoundingTape() for _ in quantizers]
 
     def rewind() -> None:

@@ -170,8 +170,6 @@ class _MoveQuantized(torch.autograd.Function):
     ) -> Tensor:
         ctx.zero, ctx.spec, ctx.step = _zero(zero_point, x, spec), spec, step
         ctx.save_for_backward(before, scale, values if ctx.needs_input_grad[1] else None, None)
-        if x.is_set_to(before):  # a weight, or what a frozen part gave
-            return values.view_as(values)
         return _where_inside(x - before, before, scale, ctx.zero, spec, in_place=True).add_(values)
 
     @staticmethod

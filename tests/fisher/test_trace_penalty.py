@@ -206,9 +206,11 @@ class Meeting:
 
     def mean(self, rank):
         def average(tensors):
-            self.brought[rank] = tensors
+            self.brought[rank] = [tensor.clone() for tensor in tensors]
             self.barrier.wait()
-            return [torch.stack(parts).mean(0) for parts in zip(*self.brought, strict=True)]
+            for tensor, parts in zip(tensors, zip(*self.brought, strict=True), strict=True):
+                tensor.copy_(torch.stack(parts).mean(0))
+            self.barrier.wait()
 
         return average
 
