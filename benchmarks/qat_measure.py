@@ -28,7 +28,7 @@ from fisher_detr.evaluation import BootstrapAP, bootstrap_ap, complete_ground_tr
 from fisher_detr.files import read_json, write_json
 from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
 from fisher_detr.modeling import DetrBase
-from fisher_detr.quantization import quantizable_layers, quantized_layers, weight_offsets
+from fisher_detr.quantization import held_weights, quantizable_layers, quantized_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESAMPLES = 1000  # of the images that are evaluated
@@ -112,11 +112,10 @@ def critical_statistics(cfg: CfgNode, model: DetrBase, data_set: str) -> dict[st
 
     with contextlib.ExitStack() as stack:
         if quantized_layers(model):
-            weights = stack.enter_context(weight_offsets(quantized_layers(model)))
+            weights = stack.enter_context(held_weights(quantized_layers(model))).leaves
         else:
             layers = quantizable_layers(model, cfg.QUANT.SKIP_LAYERS)
             weights = {name: layer.weight for name, layer in layers.items()}
-        # Offsets are added to the weights: no factor of a product, so autograd has to tell images apart.
         settings = PassSettings(GradientMethod.SINGLE, progress=False)
         fisher = estimate_fisher(critical, weights, [[record] for record in records], settings)
     return describe(np.array(losses), fisher.image_traces["critical"].sum(axis=1))

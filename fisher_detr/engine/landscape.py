@@ -22,7 +22,7 @@ from fisher_detr.engine.qat import is_quantized
 from fisher_detr.fisher import DisplacedLosses, Landscape, displaced, evaluate_losses, explore
 from fisher_detr.modeling import DetrBase
 from fisher_detr.modeling.meta_arch.detr_base import Batch
-from fisher_detr.quantization import quantizable_layers, quantized_layers, weight_offsets
+from fisher_detr.quantization import held_weights, quantizable_layers, quantized_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,8 @@ def _explore(
 def _multiplied(cfg: CfgNode, model: DetrBase) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """What may be displaced, and the weights that are multiplied, by layer name."""
     if quantized := quantized_layers(model):
-        with weight_offsets(quantized) as offsets, torch.no_grad():
-            yield offsets, {name: x.weight_quantizer(x.weight) for name, x in quantized.items()}
+        with torch.no_grad(), held_weights(quantized) as held:
+            yield held.leaves, {name: leaf.detach().clone() for name, leaf in held.leaves.items()}
         return
     float_model_for_quantization(model, cfg.QUANT.FOLD_NORM)  # the same weights as the quantized one
     weights = {name: x.weight for name, x in quantizable_layers(model, cfg.QUANT.SKIP_LAYERS).items()}

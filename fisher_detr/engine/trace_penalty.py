@@ -28,10 +28,10 @@ from fisher_detr.layers import (
 from fisher_detr.quantization import (
     QuantizedLayer,
     frozen_rounding,
+    held_weights,
     is_at_or_below,
     quantized_layers,
     unobserved,
-    weight_offsets,
 )
 
 # A loss of a model on a batch: a scalar. It may have a method `repeating(model)`, a context manager within
@@ -113,18 +113,16 @@ class FisherTracePenalty:
         layers, parameters = self.layers(model), trained(model)
         per_image = self.settings.estimate == TraceEstimate.PER_IMAGE
         batches = [[sample] for sample in batch] if per_image else [batch]
-        with _undisturbed(model), weight_offsets(layers) as offsets:
-            total: list[Tensor] = []
-            for part in batches:
-                found = self._of(model, part, list(offsets.values()), parameters)
-                if total:
-                    torch._foreach_add_(total, [found.value, *found.gradients])
-                else:
-                    total = [found.value, *found.gradients]
-        if len(batches) > 1:
-            torch._foreach_div_(total, len(batches))
-        mean_over_ranks(total)
-        return SquaredNorm(total[0], tuple(total[1:]))
+        with _undisturbed(model), held_weights(layers) as held:
+            leaves = list(held.leaves.values())
+            of_parts = (self._of(model, part, leaves, parameters) for part in batches)
+            found = _mean(of_parts, len(batches))
+            of_leaves = zip(held.leaves, found.gradients[: len(leaves)], strict=True)
+            through = held.pull_back({name: g for name, g in of_leaves if g is not None}, parameters)
+        both = map(_sum, found.gradients[len(leaves) :], through)
+        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, both, strict=True)]
+        value, *gradients = mean_over_ranks([found.value, *gradients])
+        return SquaredNorm(value, tuple(gradients))
 
     def check(self, model: nn.Module, batch: Sequence[Any]) -> None:
         """Measure once to see whether it can be done.
@@ -141,8 +139,8 @@ class FisherTracePenalty:
 
     def _check_operators(self, model: nn.Module, batch: Sequence[Any]) -> None:
         layers = self.layers(model)
-        with _undisturbed(model), weight_offsets(layers) as offsets, twice_differentiable():
-            require_twice_differentiable(self.loss(model, batch), list(offsets.values()))
+        with _undisturbed(model), held_weights(layers) as held, twice_differentiable():
+            require_twice_differentiable(self.loss(model, batch), list(held.leaves.values()))
 
     def _check_repetition(self, model: nn.Module, batch: Sequence[Any]) -> None:
         with _undisturbed(model), torch.no_grad(), _Repeatable(self.loss, model, batch, True) as loss:
@@ -171,14 +169,14 @@ class FisherTracePenalty:
         return chosen
 
     def _of(
-        self, model: nn.Module, batch: Sequence[Any], offsets: list[Tensor], parameters: list[nn.Parameter]
+        self, model: nn.Module, batch: Sequence[Any], weights: list[Tensor], parameters: list[nn.Parameter]
     ) -> SquaredNorm:
         settings = self.settings
         exact = settings.method == PenaltyMethod.EXACT
         mean = mean_over_ranks if settings.estimate == TraceEstimate.MINIBATCH else None
         second = twice_differentiable() if exact else contextlib.nullcontext()
         with second, _Repeatable(self.loss, model, batch, repeats=not exact) as loss:
-            return squared_norm(loss, offsets, parameters, settings.method, settings.radius, mean)
+            return squared_norm(loss, weights, parameters, settings.method, settings.radius, mean)
 
 
 class _Repeatable(contextlib.ExitStack):
@@ -218,15 +216,34 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """Average tensors over all processes, in place, by one exchange."""
+def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Averages over all processes, by one exchange; the tensors themselves where there is one process."""
     if comm.get_world_size() == 1:
-        return
+        return tensors
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     torch.distributed.all_reduce(flat)
     flat /= comm.get_world_size()
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
+
+
+def _mean(found: Iterator[SquaredNorm], count: int) -> SquaredNorm:
+    """Added up as they come: for all of them there may be no room."""
+    first = next(found)
+    value, gradients = first.value, list(first.gradients)
+    for other in found:
+        value = value + other.value
+        gradients = list(map(_sum, gradients, other.gradients))
+    if count > 1:
+        torch._foreach_div_([part for part in gradients if part is not None], count)
+    return SquaredNorm(value / count, tuple(gradients))
+
+
+def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """In place; None is zero."""
+    if total is None or part is None:
+        return part if total is None else total
+    return total.add_(part)
 
 
 @contextlib.contextmanager

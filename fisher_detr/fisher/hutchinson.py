@@ -260,13 +260,22 @@ class _Sampler:
         for _ in range(self._num_probes):
             signs = [_random_signs(weight, generator) for weight in weights]
             products = differentiate_again(gradient, weights, signs, retain_graph=True, instead=_INSTEAD)
-            rows.append([torch.sum(v * p, dtype=torch.float64) for v, p in zip(signs, products, strict=True)])
+            rows.append([_product(v, p) for v, p in zip(signs, products, strict=True)])
         return torch.stack([torch.stack(row) for row in rows]).cpu().numpy()
 
     def _generator(self, number: int) -> torch.Generator:
         """Of the probes of a batch: the same for all objectives, on any rank."""
         state = np.random.SeedSequence((self._seed, number)).generate_state(1)
         return torch.Generator().manual_seed(int(state[0]))
+
+
+def _product(signs: Tensor, found: Tensor | None) -> Tensor:
+    """Zero for a weight that no second derivative depends on."""
+    return (
+        signs.new_zeros((), dtype=torch.float64)
+        if found is None
+        else torch.sum(signs * found, dtype=torch.float64)
+    )
 
 
 def _random_signs(like: Tensor, generator: torch.Generator) -> Tensor:

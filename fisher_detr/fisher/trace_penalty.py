@@ -5,14 +5,17 @@ the layers multiply with. Its gradient with respect to any parameter needs secon
 exactly, by differentiating twice, or as a finite difference along g.
 """
 
+import contextlib
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+# Averages tensors over all processes; leaves them as they are.
+Mean = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 _INSTEAD = "take the method finite_difference"
 
 
@@ -47,53 +50,53 @@ class SquaredNorm:
 
     Attributes:
         value: scalar.
-        gradients: with respect to each parameter, of its shape; tensors that nobody else holds.
+        gradients: with respect to each tensor, of its shape; tensors that nobody else holds.
     """
 
     value: Tensor
-    gradients: tuple[Tensor, ...]
+    gradients: tuple[Tensor | None, ...]
 
 
 def squared_norm(
     loss: RepeatableLoss,
-    offsets: Sequence[Tensor],
+    weights: Sequence[Tensor],
     parameters: Sequence[Tensor],
     method: PenaltyMethod,
     radius: float = 0.0,
-    mean: Callable[[Sequence[Tensor]], None] | None = None,
+    mean: Mean | None = None,
 ) -> SquaredNorm:
-    """Squared norm of the gradient with respect to weights, and its gradient with respect to parameters.
+    """Squared norm of the gradient with respect to weights, and its gradient with respect to all there is.
 
     Args:
-        loss: depends on the weights `w + offset`.
-        offsets: one for each weight that counts: zeros that require gradients; zero again afterwards.
-        parameters: what the penalty's gradient is wanted for.
+        loss: depends on the weights.
+        weights: those that count: leaves that require gradients; they are moved, and put back.
+        parameters: what else the penalty's gradient is wanted for.
         method: exact or by a finite difference.
         radius: rho > 0 of the finite difference, whose step r of all weights together is `rho L / ||g||`: by
             the slope alone the loss would grow by this part of itself. One rho then serves models and images
             whose gradients differ by orders of magnitude.
-        mean: averages tensors over processes, in place: the norm is that of the mean of their gradients, and
-            the mean of the processes' `gradients` is its gradient. None: this process alone.
+        mean: the norm is that of the mean of all processes' gradients, and the mean of their `gradients` is
+            its gradient. None: this process alone.
 
     Returns:
-        The value, and gradients that are zero where a parameter has no part.
+        The value and its gradients: those of the weights, then of the parameters. None where one has no part.
 
     Raises:
         ValueError: the loss does not depend on any weight; or it has no second derivative, for `exact`.
     """
     if PenaltyMethod(method) is PenaltyMethod.EXACT:
-        return _exact(loss, offsets, parameters, mean)
-    return _finite_difference(loss, offsets, parameters, radius, mean)
+        return _exact(loss, weights, parameters, mean)
+    return _finite_difference(loss, weights, parameters, radius, mean)
 
 
 def _exact(
-    loss: RepeatableLoss, offsets: Sequence[Tensor], parameters: Sequence[Tensor], mean: Callable | None
+    loss: RepeatableLoss, weights: Sequence[Tensor], parameters: Sequence[Tensor], mean: Mean | None
 ) -> SquaredNorm:
     value = _differentiable(loss())
-    gradient = torch.autograd.grad(value, offsets, create_graph=True, materialize_grads=True)
+    gradient = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
     direction = _mean(gradient, mean)
-    second = differentiate_again(gradient, parameters, direction)
-    return SquaredNorm(_square(direction), tuple(torch._foreach_mul(second, 2.0)))
+    second = differentiate_again(gradient, [*weights, *parameters], direction)
+    return SquaredNorm(_square(direction), tuple(None if part is None else 2 * part for part in second))
 
 
 def differentiate_again(
@@ -102,7 +105,7 @@ def differentiate_again(
     direction: Sequence[Tensor],
     retain_graph: bool = False,
     instead: str = _INSTEAD,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """Second derivatives along a direction: of `sum_k gradient_k'direction_k` by the parameters.
 
     Args:
@@ -113,18 +116,18 @@ def differentiate_again(
         instead: what the message proposes where it cannot be done.
 
     Returns:
-        One for each parameter, of its shape; zero where it has no part.
+        One for each parameter, of its shape; None where it has no part.
 
     Raises:
         ValueError: an operator of the loss has no second derivative.
     """
     reached = [(g, d) for g, d in zip(gradient, direction, strict=True) if g.requires_grad]
     if not reached:  # the loss is linear in the weights
-        return tuple(map(torch.zeros_like, parameters))
+        return (None,) * len(parameters)
     outputs, directions = zip(*reached, strict=True)
     try:
         return torch.autograd.grad(
-            outputs, parameters, directions, retain_graph=retain_graph, materialize_grads=True
+            outputs, parameters, directions, retain_graph=retain_graph, allow_unused=True
         )
     except RuntimeError as error:
         if not any(words in str(error) for words in ("is not implemented", "not supported")):
@@ -132,17 +135,17 @@ def differentiate_again(
         raise _only_once(str(error).splitlines()[0], instead) from None
 
 
-def require_twice_differentiable(loss: Tensor, offsets: Sequence[Tensor], instead: str = _INSTEAD) -> None:
+def require_twice_differentiable(loss: Tensor, weights: Sequence[Tensor], instead: str = _INSTEAD) -> None:
     """Refuse an operator that is marked as differentiable once, which `exact` would pass by in silence.
 
     Autograd puts a node that raises behind such an operator, and does not run it on the way to parameters.
 
     Raises:
-        ValueError: there is such an operator between the offsets and the gradient of the loss.
+        ValueError: there is such an operator between the weights and the gradient of the loss.
     """
     # The node is there where the gradient that arrives requires one itself.
     arriving = torch.ones_like(loss, requires_grad=True)
-    gradient = torch.autograd.grad(loss, offsets, arriving, create_graph=True, materialize_grads=True)
+    gradient = torch.autograd.grad(loss, weights, arriving, create_graph=True, materialize_grads=True)
     waiting, seen = [part.grad_fn for part in gradient], {None}
     while waiting:
         node = waiting.pop()
@@ -156,34 +159,44 @@ def require_twice_differentiable(loss: Tensor, offsets: Sequence[Tensor], instea
 
 def _finite_difference(
     loss: RepeatableLoss,
-    offsets: Sequence[Tensor],
+    weights: Sequence[Tensor],
     parameters: Sequence[Tensor],
     radius: float,
-    mean: Callable | None,
+    mean: Mean | None,
 ) -> SquaredNorm:
     if not radius > 0:
         raise ValueError(f"radius of the finite difference is {radius}: expected a number above 0")
     value = _differentiable(loss())
-    both = torch.autograd.grad(value, [*offsets, *parameters], materialize_grads=True)
+    tensors = [*weights, *parameters]
+    before = torch.autograd.grad(value, tensors, allow_unused=True)
+    gradient = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, before, strict=False)]
     # Of all processes, which then make the same step, and the same evaluations.
-    *direction, level = _mean([*both[: len(offsets)], value], mean)
-    before = both[len(offsets) :]
+    *direction, level = _mean([*gradient, value], mean)
     squared = _square(direction)
     norm = squared.sqrt()
     if norm == 0 or level == 0:  # a flat piece, or a loss of nothing
-        return SquaredNorm(squared, tuple(map(torch.zeros_like, parameters)))
+        return SquaredNorm(squared, (None,) * len(tensors))
     step = radius * level.abs() / norm
-    with torch.no_grad():
-        torch._foreach_copy_(list(offsets), direction)
-        torch._foreach_mul_(list(offsets), (step / norm).item())
-    try:
-        after = torch.autograd.grad(loss.again(), parameters, materialize_grads=True)
-    finally:
-        with torch.no_grad():
-            torch._foreach_zero_(list(offsets))
-    found = torch._foreach_sub(after, before)
+    reached = [tensor for tensor, part in zip(tensors, before, strict=True) if part is not None]
+    with _moved(weights, direction, (step / norm).item()):
+        after = torch.autograd.grad(loss.again(), reached, materialize_grads=True)
+    found = torch._foreach_sub(after, [part for part in before if part is not None])
     torch._foreach_mul_(found, (2 * norm / step).item())
-    return SquaredNorm(squared, tuple(found))
+    rest = iter(found)
+    return SquaredNorm(squared, tuple(None if part is None else next(rest) for part in before))
+
+
+@contextlib.contextmanager
+def _moved(weights: Sequence[Tensor], direction: Sequence[Tensor], factor: float) -> Iterator[None]:
+    """Put weights elsewhere within; they keep their tensors, so that what comes back is what was."""
+    before = [weight.data for weight in weights]
+    try:
+        for weight, value in zip(weights, torch._foreach_add(before, direction, alpha=factor), strict=True):
+            weight.data = value
+        yield
+    finally:
+        for weight, value in zip(weights, before, strict=True):
+            weight.data = value
 
 
 def _only_once(reason: str, instead: str) -> ValueError:
@@ -202,11 +215,9 @@ def _differentiable(loss: Tensor) -> Tensor:
     return loss
 
 
-def _mean(gradient: Sequence[Tensor], mean: Callable | None) -> list[Tensor]:
-    parts = [part.detach().clone() if mean else part.detach() for part in gradient]
-    if mean:
-        mean(parts)
-    return parts
+def _mean(tensors: Sequence[Tensor], mean: Mean | None) -> Sequence[Tensor]:
+    parts = [tensor.detach() for tensor in tensors]
+    return mean(parts) if mean else parts
 
 
 def _square(parts: Sequence[Tensor]) -> Tensor:

@@ -41,7 +41,7 @@ from fisher_detr.quantization.packed_file import (
     load_packed,
     save_packed,
 )
-from fisher_detr.quantization.perturbation import frozen_rounding, weight_offsets
+from fisher_detr.quantization.perturbation import HeldWeights, frozen_rounding, held_weights
 from fisher_detr.quantization.primitives import (
     LearnedStep,
     StepGradient,
@@ -87,6 +87,7 @@ __all__ = [
     "CoverageReport",
     "FakeQuantizer",
     "FisherRounding",
+    "HeldWeights",
     "Histogram",
     "LearnedStep",
     "PackedModel",
@@ -117,6 +118,7 @@ __all__ = [
     "freeze_batch_norm",
     "frozen_quantizers",
     "frozen_rounding",
+    "held_weights",
     "is_at_or_below",
     "is_packed",
     "keep_scales_positive",
@@ -145,6 +147,5 @@ __all__ = [
     "unpack_levels",
     "update_weight_scales",
     "weight_groups",
-    "weight_offsets",
     "weight_scale",
 ]

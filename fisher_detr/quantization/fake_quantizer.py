@@ -29,7 +29,6 @@ class FakeQuantizer(nn.Module):
     training and of deployment are the same.
 
     Attributes:
-        offset: added to the output; None: nothing (see `perturbation`).
         tape: records or repeats the rounding; None: neither (see `frozen_rounding`).
         is_observed: whether those who watch the inputs take notice (see `unobserved`).
     """
@@ -44,7 +43,6 @@ class FakeQuantizer(nn.Module):
         super().__init__()
         self.spec = spec
         self.mode = QuantizerMode.QUANTIZE
-        self.offset: Tensor | None = None
         self.tape: RoundingTape | None = None
         self.is_observed = True
         self._step = LearnedStep()
@@ -70,11 +68,9 @@ class FakeQuantizer(nn.Module):
             RuntimeError: the quantizer is not calibrated.
         """
         if self.mode is QuantizerMode.BYPASS:
-            values = _WithZeroGradient.apply(x, self.scale) if self.is_learned else x
-        else:
-            self._require_calibrated()
-            values = self._fake_quantize(x)
-        return values if self.offset is None else values + self.offset
+            return _WithZeroGradient.apply(x, self.scale) if self.is_learned else x
+        self._require_calibrated()
+        return self._fake_quantize(x)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Integer levels of `x`; see `primitives.quantize`."""
@@ -176,7 +172,17 @@ class _WithZeroGradient(torch.autograd.Function):
 
 
 class WeightQuantizer(FakeQuantizer):
-    """Fake-quantizes a weight: symmetric, with one scale for each output channel or one in all."""
+    """Fake-quantizes a weight: symmetric, with one scale for each output channel or one in all.
+
+    Attributes:
+        held: what is given instead, whatever the weight is; None: nothing (see `held_weights`).
+    """
+
+    held: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize `x`; see `FakeQuantizer.forward`."""
+        return super().forward(x) if self.held is None else self.held
 
     def calibrate(
         self, weight: Tensor, method: ScaleMethod = ScaleMethod.MAX, fisher: Tensor | None = None

@@ -1,7 +1,8 @@
 """Perturbs a quantized model at what its layers multiply with: behind the weight quantizers."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,29 +12,61 @@ from fisher_detr.quantization.layers import QuantizedLayer
 from fisher_detr.quantization.rounding_tape import RoundingTape
 
 
-@contextlib.contextmanager
-def weight_offsets(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, Tensor]]:
-    """Add a tensor to the quantized weight of every layer.
+@dataclasses.dataclass(frozen=True)
+class HeldWeights:
+    """Quantized weights that stand for those of layers.
 
-    The gradient of a loss with respect to the offsets, while they are 0, is that with respect to the
-    quantized weights, summed over all uses of a shared one. On the latent weights rounding would swallow a
-    small perturbation.
+    Attributes:
+        leaves: by layer name; they require gradients, and no gradient goes further back.
+        rounded: the same values with what they were computed from, if that was recorded.
+    """
+
+    leaves: dict[str, Tensor]
+    rounded: dict[str, Tensor]
+
+    def pull_back(
+        self, gradients: Mapping[str, Tensor], parameters: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients with respect to parameters, through the rounding, of the leaves' gradients; only once.
+
+        Args:
+            gradients: by layer name.
+            parameters: latent weights and learned scales, among others.
+
+        Returns:
+            One for each parameter; None where the weights do not depend on it.
+        """
+        values = [self.rounded[name] for name in gradients]
+        return torch.autograd.grad(values, parameters, list(gradients.values()), allow_unused=True)
+
+
+@contextlib.contextmanager
+def held_weights(layers: Mapping[str, QuantizedLayer]) -> Iterator[HeldWeights]:
+    """Round the weights of layers once; within, the layers multiply with leaves that may be moved.
+
+    The gradient of a loss with respect to a leaf is that with respect to the quantized weight, summed over
+    all uses of a shared one. On the latent weights rounding would swallow a small perturbation.
 
     Args:
-        layers: quantized layers by name, as `quantizable_layers` gives them.
+        layers: quantized layers by name, as `quantized_layers` gives them.
 
     Yields:
-        dict: the offsets by layer name, zeros of the shape of the weight that require gradients; to be
-            changed in place, under `torch.no_grad()`.
+        HeldWeights: to be moved under `torch.no_grad()`, or by their `data`.
     """
-    offsets = {name: torch.zeros_like(layer.weight, requires_grad=True) for name, layer in layers.items()}
+    rounded = {name: layer.weight_quantizer(layer.weight) for name, layer in layers.items()}
+    leaves = {name: _leaf(values, layers[name].weight) for name, values in rounded.items()}
     try:
         for name, layer in layers.items():
-            layer.weight_quantizer.offset = offsets[name]
-        yield offsets
+            layer.weight_quantizer.held = leaves[name]
+        yield HeldWeights(leaves, rounded)
     finally:
         for layer in layers.values():
-            layer.weight_quantizer.offset = None
+            layer.weight_quantizer.held = None
+
+
+def _leaf(values: Tensor, weight: Tensor) -> Tensor:
+    is_the_weight = values.data_ptr() == weight.data_ptr()  # of a bypassed quantizer: it must not be moved
+    return (values.detach().clone() if is_the_weight else values.detach()).requires_grad_()
 
 
 @contextlib.contextmanager

@@ -190,7 +190,7 @@ def state_of(model):
         "modes": [module.training for module in model.modules()],
         "forward": [name for name, module in model.named_modules() if "forward" in vars(module)],
         "quantizers": [
-            (module.offset, module.tape, module.mode, module.is_observed)
+            (getattr(module, "held", None), module.tape, module.mode, module.is_observed)
             for module in model.modules()
             if isinstance(module, FakeQuantizer)
         ],
@@ -222,7 +222,7 @@ class Failing(DetrObjective):
 @pytest.mark.parametrize("method", PenaltyMethod)
 @pytest.mark.parametrize("fails_at", [None, 1, 2], ids=["succeeds", "fails at once", "fails later"])
 def test_nothing_is_left_behind(method, fails_at):
-    """Modes of every module, random numbers, sampling methods, offsets, tapes, gradients, the matcher."""
+    """Modes of modules, random numbers, sampling methods, held weights, tapes, gradients, the matcher."""
     model = make_quantized("deformable", torch.float32)
     model.backbone.eval()
     model.transformer.level_embed.requires_grad_(False)
@@ -304,7 +304,8 @@ def test_frozen_part_is_run_once(monkeypatch):
     expected = measure(model, DIFFERENCE)
     assert len(runs) == 6 * len(BATCH)
     assert torch.equal(found.value, expected.value)
-    assert all(torch.equal(a, b) for a, b in zip(found.gradients, expected.gradients, strict=True))
+    # A convolution of one image may add in another order; the division by the step enlarges the last bit.
+    assert cosine_and_ratio(found, expected) == pytest.approx((1, 1), abs=1e-6)
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)

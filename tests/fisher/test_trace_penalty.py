@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from fisher_detr.fisher import PenaltyMethod, require_twice_differentiable, squared_norm
+from fisher_detr.fisher import PenaltyMethod, SquaredNorm, require_twice_differentiable, squared_norm
 from fisher_detr.quantization import (
     FakeQuantizer,
     LearnedStep,
@@ -20,10 +20,10 @@ from fisher_detr.quantization import (
     bypassed,
     calibrate_activations,
     frozen_rounding,
+    held_weights,
     learn_scales,
     quantize_model,
     quantized_layers,
-    weight_offsets,
 )
 from tests.oracles.learned_step import fake_quantize_formula
 
@@ -64,9 +64,19 @@ class Loss:
 
 def measure(net, method, radius=1e-3, quantized=True, batch=slice(None), mean=None):
     bypass = contextlib.nullcontext() if quantized else bypassed(net, FakeQuantizer)
-    with bypass, weight_offsets(quantized_layers(net)) as offsets, frozen_rounding(net) as rewind:
-        loss = Loss(net, rewind, batch)
-        return squared_norm(loss, list(offsets.values()), list(net.parameters()), method, radius, mean)
+    parameters = list(net.parameters())
+    with bypass, held_weights(quantized_layers(net)) as held, frozen_rounding(net) as rewind:
+        found = squared_norm(
+            Loss(net, rewind, batch), list(held.leaves.values()), parameters, method, radius, mean
+        )
+        through = held.pull_back(dict(zip(held.leaves, found.gradients, strict=False)), parameters)
+    direct = found.gradients[len(held.leaves) :]
+    assert not any(a is not None and b is not None for a, b in zip(direct, through, strict=True))
+    gradients = [part if other is None else other for part, other in zip(direct, through, strict=True)]
+    return SquaredNorm(
+        found.value,
+        tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)),
+    )
 
 
 def naive(net, activation, quantized, samples=SAMPLES, labels=LABELS):
@@ -206,11 +216,9 @@ class Meeting:
 
     def mean(self, rank):
         def average(tensors):
-            self.brought[rank] = [tensor.clone() for tensor in tensors]
+            self.brought[rank] = tensors
             self.barrier.wait()
-            for tensor, parts in zip(tensors, zip(*self.brought, strict=True), strict=True):
-                tensor.copy_(torch.stack(parts).mean(0))
-            self.barrier.wait()
+            return [torch.stack(parts).mean(0) for parts in zip(*self.brought, strict=True)]
 
         return average
 
@@ -239,7 +247,7 @@ def test_minibatch_over_two_ranks_is_that_of_one(method):
 
 
 class Given:
-    """A loss that is a function of parameters and offsets."""
+    """A loss that is a function of weights and parameters."""
 
     def __init__(self, function):
         self.function = function
@@ -250,51 +258,55 @@ class Given:
     again = __call__
 
 
-def leaves():
-    weight = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, requires_grad=True)
-    return weight, torch.zeros_like(weight, requires_grad=True)
+def make_leaf():
+    return torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, requires_grad=True)
+
+
+def filled(found, tensors):
+    """Gradients with zeros for None."""
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(tensors, found.gradients, strict=True)]
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
 def test_by_hand(method):
-    """L = sum (w + o)^3 / 3, g = w^2, ||g||^2 = sum w^4, gradient 4 w^3; a parameter and a weight apart."""
-    weight, offset = leaves()
-    apart, unused = (torch.ones(2, requires_grad=True, dtype=torch.float64) for _ in range(2))
-    loss = Given(lambda: (weight + offset).pow(3).sum() / 3 + apart.sum())
-    found = squared_norm(loss, [offset, unused], [weight, apart], method, 1e-9)
-    assert found.value.item() == 1 + 16 + 256
-    torch.testing.assert_close(found.gradients[0], 4 * weight.detach() ** 3, rtol=1e-5, atol=0)
-    assert torch.equal(found.gradients[1], torch.zeros_like(apart))
+    """L = sum w^3 a / 3, g = w^2 a, ||g||^2 = a^2 sum w^4; a weight and a parameter that stand apart."""
+    weight, a = make_leaf(), torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    unused, apart = (torch.ones(2, requires_grad=True, dtype=torch.float64) for _ in range(2))
+    loss = Given(lambda: a * weight.pow(3).sum() / 3 + apart.sum())
+    found = squared_norm(loss, [weight, unused], [a, apart], method, 1e-9)
+    assert found.value.item() == 4 * (1 + 16 + 256)
+    of_weight, of_unused, of_a, of_apart = filled(found, [weight, unused, a, apart])
+    torch.testing.assert_close(of_weight, 16 * weight.detach() ** 3, rtol=1e-5, atol=0)
+    assert of_a.item() == pytest.approx(2 * 2 * (1 + 16 + 256), rel=1e-5)
+    assert not of_unused.any() and not of_apart.any()
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
 @pytest.mark.parametrize("factor", [3.0, -3.0, 0.0])
 def test_linear_loss_has_no_second_derivative(method, factor):
     """A flat one, with the factor 0, as well."""
-    weight, offset = leaves()
-    found = squared_norm(
-        Given(lambda: factor * (weight + offset).sum()), [offset], [weight, offset], method, 0.1
-    )
+    weight, parameter = make_leaf(), make_leaf()
+    loss = Given(lambda: factor * (weight + parameter).sum())
+    found = squared_norm(loss, [weight], [parameter], method, 0.1)
     assert found.value.item() == 3 * factor**2
-    assert all(torch.equal(part, torch.zeros_like(part)) for part in found.gradients)
+    assert not any(part.any() for part in filled(found, [weight, parameter]))
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
 def test_loss_of_one_layer_that_is_linear_and_one_that_is_not(method):
-    weight, offset = leaves()
-    other, its_offset = leaves()
-    loss = Given(lambda: (weight + offset).sum() + (other + its_offset).square().sum())
-    found = squared_norm(loss, [offset, its_offset], [weight, other], method, 1e-6)
+    linear, other = make_leaf(), make_leaf()
+    loss = Given(lambda: linear.sum() + other.square().sum())
+    found = squared_norm(loss, [linear, other], [], method, 1e-6)
     assert found.value.item() == 3 + 4 * (1 + 4 + 16)
-    torch.testing.assert_close(found.gradients, (torch.zeros_like(weight), 8 * other.detach()))
+    torch.testing.assert_close(filled(found, [linear, other]), [torch.zeros_like(linear), 8 * other.detach()])
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
 def test_loss_that_depends_on_nothing(method):
-    weight, offset = leaves()
-    for function in (lambda: torch.tensor(1.0), lambda: (weight + offset).detach().sum()):
+    weight = make_leaf()
+    for function in (lambda: torch.tensor(1.0), lambda: weight.detach().sum()):
         with pytest.raises(ValueError, match="does not depend on any weight: it was computed without grad"):
-            squared_norm(Given(function), [offset], [weight], method, 0.1)
+            squared_norm(Given(function), [weight], [], method, 0.1)
 
 
 def sampled(x):
@@ -316,46 +328,44 @@ def pooled(x):
 def test_operator_without_a_second_derivative(operator):
     """`exact` refuses it, the finite difference needs none."""
     weight = torch.tensor([0.3, 0.4], dtype=torch.float64, requires_grad=True)
-    offset = torch.zeros_like(weight, requires_grad=True)
-    loss = Given(lambda: operator(weight + offset).square().sum())
+    loss = Given(lambda: operator(weight).square().sum())
     message = r"operator without a second derivative \(.*(not implemented|not supported)"
     with pytest.raises(ValueError, match=f"{message}.*finite_difference, or replace"):
-        squared_norm(loss, [offset], [weight], EXACT)
-    assert squared_norm(loss, [offset], [weight], DIFFERENCE, 1e-3).gradients[0].norm() > 0
+        squared_norm(loss, [weight], [], EXACT)
+    assert squared_norm(loss, [weight], [], DIFFERENCE, 1e-3).gradients[0].norm() > 0
 
 
 @pytest.mark.parametrize("method", PenaltyMethod)
 def test_other_errors_pass(method):
-    weight, offset = leaves()
-
     def fails():
         raise RuntimeError("of its own")
 
     with pytest.raises(RuntimeError, match="of its own"):
-        squared_norm(Given(fails), [offset], [weight], method, 0.1)
+        squared_norm(Given(fails), [make_leaf()], [], method, 0.1)
 
 
 @pytest.mark.parametrize("radius", [0.0, -0.1, float("nan")])
 def test_radius_must_be_positive(radius):
-    weight, offset = leaves()
+    weight = make_leaf()
     with pytest.raises(ValueError, match=f"radius of the finite difference is {radius}: expected a number"):
-        squared_norm(Given(lambda: (weight + offset).sum()), [offset], [weight], DIFFERENCE, radius)
+        squared_norm(Given(lambda: weight.sum()), [weight], [], DIFFERENCE, radius)
 
 
-def test_offsets_are_zero_again_whatever_happens():
-    weight, offset = leaves()
-    loss = Given(lambda: (weight + offset).pow(3).sum())
-    squared_norm(loss, [offset], [weight], DIFFERENCE, 0.1)
-    assert torch.equal(offset, torch.zeros_like(offset)) and offset.grad is None
+def test_weights_are_put_back_whatever_happens():
+    weight = make_leaf()
+    before, where = weight.detach().clone(), weight.data_ptr()
+    loss = Given(lambda: weight.pow(3).sum())
+    squared_norm(loss, [weight], [], DIFFERENCE, 0.1)
+    assert torch.equal(weight, before) and weight.data_ptr() == where and weight.grad is None
 
     def fails():
-        assert offset.norm() > 0
+        assert not torch.equal(weight, before)
         raise ZeroDivisionError
 
     loss.again = fails
     with pytest.raises(ZeroDivisionError):
-        squared_norm(loss, [offset], [weight], DIFFERENCE, 0.1)
-    assert torch.equal(offset, torch.zeros_like(offset))
+        squared_norm(loss, [weight], [], DIFFERENCE, 0.1)
+    assert torch.equal(weight, before) and weight.data_ptr() == where
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -384,7 +394,7 @@ class Once(torch.autograd.Function):
 
 def test_operator_that_is_marked_is_refused():
     """Autograd would leave out its part of the second derivative without a word."""
-    weight, offset = leaves()
-    require_twice_differentiable((weight + offset).pow(3).sum(), [offset])
+    weight = make_leaf()
+    require_twice_differentiable(weight.pow(3).sum(), [weight])
     with pytest.raises(ValueError, match="it is marked with once_differentiable.*finite_difference"):
-        require_twice_differentiable(Once.apply(weight + offset).sin().sum(), [offset])
+        require_twice_differentiable(Once.apply(weight).sin().sum(), [weight])
