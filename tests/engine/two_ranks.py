@@ -73,8 +73,8 @@ def make_model(case: Case) -> DetrBase:
     cfg.MODEL.META_ARCHITECTURE = case.model
     cfg.MODEL.DEFORMABLE_DETR.IN_FEATURES, cfg.MODEL.DEFORMABLE_DETR.NUM_LEVELS = ("res2", "res3"), 3
     model = build_model(cfg)
-    # The order of a sum is not to decide what a value is rounded to: double precision, scales too. Nor which
-    # of two neighbours is pooled, or whether a ReLU opens: sums of products of levels may be equal, or 0, hence
+    # The order of a sum must not decide what a value is rounded to: double precision, scales too. Nor which
+    # of two neighbours is pooled, or whether a ReLU opens, where sums of products of levels are equal, or 0:
     # a stem that is not quantized, and norms that shift.
     skip = ("class_embed", "bbox_embed", "backbone.stem")
     prepare(model, bits=4, skip=skip, activations=case.activations)
