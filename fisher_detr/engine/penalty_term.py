@@ -106,9 +106,11 @@ class PenaltyTerm:
         found, self._found = self._found, None
         weight = self._weight(found.value.item())
         gradients = list(found.gradients)
-        self._scale(gradients, weight)
+        factor = self._factor(gradients, weight)
         return losses | {
-            LOSS_NAME: _WithGradient.apply(weight * found.value, gradients, self._told, *trained(model))
+            LOSS_NAME: _WithGradient.apply(
+                weight * found.value, gradients, factor, self._told, *trained(model)
+            )
         }
 
     def _weight(self, trace: float) -> float:
@@ -119,8 +121,8 @@ class PenaltyTerm:
             self.reference.update(trace, self.warmup)
         return settings.weight * self.warmup / (self.reference.value if settings.normalize else 1.0)
 
-    def _scale(self, gradients: list[Tensor], weight: float) -> None:
-        """Make gradients those of `weight x`, scaled down to the greatest norm, then times the interval."""
+    def _factor(self, gradients: list[Tensor], weight: float) -> float:
+        """Makes gradients those of `weight x`, scaled down to the greatest norm, then times the interval."""
         settings = self.penalty.settings
         norm = weight * torch.stack(torch._foreach_norm(gradients)).norm().item()
         if not math.isfinite(norm):
@@ -130,23 +132,28 @@ class PenaltyTerm:
             )
         self.measured.setdefault("fisher_gradient_norm", []).append(norm)
         shrink = min(1.0, settings.clip_norm / norm) if settings.clip_norm and norm else 1.0
-        torch._foreach_mul_(gradients, weight * settings.interval * shrink)
+        return weight * settings.interval * shrink
 
 
 class _WithGradient(torch.autograd.Function):
-    """A value whose gradients are given, and used up by one backward pass."""
+    """A value whose gradients, but for a factor, are given, and used up by one backward pass."""
 
     @staticmethod
     def forward(
-        ctx, value: Tensor, gradients: list[Tensor], told: Callable | None, *parameters: nn.Parameter
+        ctx,
+        value: Tensor,
+        gradients: list[Tensor],
+        factor: float,
+        told: Callable | None,
+        *parameters: nn.Parameter,
     ) -> Tensor:
-        ctx.gradients, ctx.told, ctx.parameters = gradients, told, parameters
+        ctx.gradients, ctx.factor, ctx.told, ctx.parameters = gradients, factor, told, parameters
         return value.clone()
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None  # a second pass would multiply again: it fails
-        torch._foreach_mul_(gradients, grad)
+        torch._foreach_mul_(gradients, ctx.factor * grad)
         if ctx.told:
             ctx.told(list(zip(ctx.parameters, gradients, strict=True)))
-        return None, None, None, *gradients
+        return None, None, None, None, *gradients
