@@ -31,11 +31,11 @@ from fisher_detr.engine import (
     load_config,
     load_float,
     prepare,
-    trace_penalty,
+    repeatable_loss,
 )
 from fisher_detr.engine.critical_sets import target_set
 from fisher_detr.engine.objectives import DetrObjective
-from fisher_detr.engine.trace_penalty import BatchLoss
+from fisher_detr.engine.repeatable_loss import BatchLoss
 from fisher_detr.files import write_json
 from fisher_detr.fisher import PenaltyMethod, SquaredNorm
 from fisher_detr.model_zoo import describe_study
@@ -170,13 +170,13 @@ def sweep(problem: Problem, radii: Sequence[float]) -> dict[str, Tensor]:
             if not setting.quantized:
                 stack.enter_context(bypassed(model, FakeQuantizer))
             if not setting.repeats:
-                stack.enter_context(mock.patch.object(trace_penalty, "repeating_choices", free_choices))
+                stack.enter_context(mock.patch.object(repeatable_loss, "repeating_choices", free_choices))
             found[setting.name] = compare(model, problem, radii)
         print(setting.name, found[setting.name], file=sys.stderr)
     return found
 
 
-def free_choices(_frozen: Sequence[nn.Module] = ()) -> contextlib.nullcontext:
+def free_choices(*_: object) -> contextlib.nullcontext:
     """In place of `repeating_choices`: every pass decides anew."""
     return contextlib.nullcontext(lambda: None)
 

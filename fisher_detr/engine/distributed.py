@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
 from detectron2.utils import comm
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -100,6 +100,17 @@ def distribute(model: nn.Module) -> nn.Module:
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Averages over all processes, by one exchange; the tensors themselves where there is one process."""
+    if comm.get_world_size() == 1:
+        return tensors
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    distributed.all_reduce(flat)
+    flat /= comm.get_world_size()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
 
 
 def share_buffers(model: nn.Module) -> None:

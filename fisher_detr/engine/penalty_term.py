@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fisher_detr.engine.finite_guard import all_finite
-from fisher_detr.engine.trace_penalty import FisherTracePenalty, NotFiniteError, trained
+from fisher_detr.engine.repeatable_loss import NotFiniteError
+from fisher_detr.engine.trace_penalty import FisherTracePenalty, trained
 from fisher_detr.fisher import SquaredNorm
 from fisher_detr.quantization import ActivationQuantizer, bypassed
 

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 
+from fisher_detr.engine.distributed import mean_over_ranks
+from fisher_detr.engine.repeatable_loss import BatchLoss, RepeatableBatchLoss
 from fisher_detr.fisher import (
     PenaltyMethod,
     SquaredNorm,
@@ -18,31 +19,18 @@ from fisher_detr.fisher import (
     squared_norm,
 )
 from fisher_detr.layers import (
-    frozen_parts,
-    random_states,
-    repeating_choices,
-    set_random_states,
     twice_differentiable,
     without_tf32,
 )
 from fisher_detr.quantization import (
     QuantizedLayer,
-    frozen_rounding,
     held_weights,
     is_at_or_below,
     quantized_layers,
     unobserved,
 )
 
-# A loss of a model on a batch: a scalar. It may have a method `repeating(model)`, a context manager within
-# which the first evaluation decides (such as a matching) and later ones repeat it; it yields a function that
-# is called before each repetition.
-BatchLoss = Callable[[nn.Module, Any], Tensor]
 _SAME = 1e-3  # relative difference of two evaluations that is a GPU's
-
-
-class NotFiniteError(ValueError):
-    """The loss of the penalty, or its gradient, is NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +131,7 @@ class FisherTracePenalty:
             require_twice_differentiable(self.loss(model, batch), list(held.leaves.values()))
 
     def _check_repetition(self, model: nn.Module, batch: Sequence[Any]) -> None:
-        with _undisturbed(model), torch.no_grad(), _Repeatable(self.loss, model, batch, True) as loss:
+        with _undisturbed(model), torch.no_grad(), RepeatableBatchLoss(self.loss, model, batch, True) as loss:
             first, second = loss().item(), loss.again().item()
         if not math.isclose(first, second, rel_tol=_SAME):
             raise ValueError(
@@ -175,56 +163,13 @@ class FisherTracePenalty:
         exact = settings.method == PenaltyMethod.EXACT
         mean = mean_over_ranks if settings.estimate == TraceEstimate.MINIBATCH else None
         second = twice_differentiable() if exact else contextlib.nullcontext()
-        with second, _Repeatable(self.loss, model, batch, repeats=not exact) as loss:
+        with second, RepeatableBatchLoss(self.loss, model, batch, repeats=not exact) as loss:
             return squared_norm(loss, weights, parameters, settings.method, settings.radius, mean)
-
-
-class _Repeatable(contextlib.ExitStack):
-    """`fisher.RepeatableLoss` of a model and a batch."""
-
-    def __init__(self, loss: BatchLoss, model: nn.Module, batch: Sequence[Any], repeats: bool):
-        super().__init__()
-        self._loss, self._model, self._batch = loss, model, batch
-        self._rewind: list[Callable[[], None]] = []
-        if repeats:
-            self._rewind.append(self.enter_context(frozen_rounding(model)))
-            frozen = frozen_parts(model) if torch.is_grad_enabled() else ()  # a check looks at all
-            self._rewind.append(self.enter_context(repeating_choices(frozen)))
-            if hasattr(loss, "repeating"):
-                self._rewind.append(self.enter_context(loss.repeating(model)))
-
-    def __call__(self) -> Tensor:
-        self._random = random_states()
-        return self._evaluate()
-
-    def again(self) -> Tensor:
-        for rewind in self._rewind:
-            rewind()
-        set_random_states(self._random)
-        return self._evaluate()
-
-    def _evaluate(self) -> Tensor:
-        value = self._loss(self._model, self._batch)
-        if value.dim() or not torch.isfinite(value):
-            kind = ValueError if value.dim() else NotFiniteError
-            raise kind(f"the loss of the Fisher-trace penalty is {value.detach()}: expected a finite scalar")
-        return value
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that are trained, each once, in the order of the model."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Averages over all processes, by one exchange; the tensors themselves where there is one process."""
-    if comm.get_world_size() == 1:
-        return tensors
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    torch.distributed.all_reduce(flat)
-    flat /= comm.get_world_size()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
 
 
 def _mean(found: Iterator[SquaredNorm], count: int) -> SquaredNorm:

@@ -31,8 +31,8 @@ def repeating_choices(frozen: Sequence[nn.Module] = ()) -> Iterator[Callable[[],
 
     Args:
         frozen: modules without a parameter that is trained, none of which has a part in common with anything
-            else. One that is called once with a tensor, gives one, gets the same again and draws no random
-            numbers, is not run again, and hooks within it are not called.
+            else. One that is called once with a tensor, gives one, gets the same again, draws no random
+            numbers and writes into no buffer, is not run again, and hooks within it are not called.
 
     Yields:
         A function to be called before every pass that repeats the remembered one.

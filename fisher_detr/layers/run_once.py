@@ -24,7 +24,7 @@ class RunOnce:
     """A module that gives the output of the first pass again, as long as it gets the same tensors.
 
     One runs that is called more than once in a pass, takes or gives anything else than tensors without
-    gradients, or draws random numbers; and one whose output was written into since.
+    gradients, draws random numbers or writes into a buffer; and one whose output was written into since.
     """
 
     def __init__(self, module: nn.Module, choices: Counted):
@@ -59,14 +59,18 @@ class RunOnce:
         return call.output.read()
 
     def _record(self, *args: Any, **kwargs: Any) -> Any:
-        before, start = random_states(), self._choices.count()
+        before, start = self._state(), self._choices.count()
         inputs = [KeptTensor(x) for x in args if isinstance(x, Tensor)]
         output = self._forward(*args, **kwargs)
         constant = all(isinstance(x, Tensor) and not x.requires_grad for x in (*args, *kwargs, output))
-        constant = constant and all(map(torch.equal, before, random_states()))
+        constant = constant and all(map(torch.equal, before, self._state()))
         end = self._choices.count()
         self._calls.append(_Call(inputs, KeptTensor(output), start, end) if constant else None)
         return output
+
+    def _state(self) -> list[Tensor]:
+        """What changes where random numbers are drawn, and where somebody writes into a buffer."""
+        return [*random_states(), torch.tensor([buffer._version for buffer in self._module.buffers()])]
 
 
 @dataclasses.dataclass

@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from fisher_detr.engine import FisherTracePenalty, PenaltySettings, prepare, trace_penalty
+from fisher_detr.engine import FisherTracePenalty, PenaltySettings, prepare, repeatable_loss
 from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.objectives import DetrObjective
 from fisher_detr.engine.trace_penalty import trained
@@ -300,7 +300,7 @@ def test_frozen_part_is_run_once(monkeypatch):
         module.forward = lambda x, run=run: runs.append(1) or run(x)
     found = measure(model, DIFFERENCE)
     assert len(runs) == 2 * len(BATCH)
-    monkeypatch.setattr(trace_penalty, "frozen_parts", lambda model: [])
+    monkeypatch.setattr(repeatable_loss, "frozen_parts", lambda model: [])
     expected = measure(model, DIFFERENCE)
     assert len(runs) == 6 * len(BATCH)
     assert torch.equal(found.value, expected.value)

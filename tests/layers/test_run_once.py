@@ -38,6 +38,18 @@ class Draws(Module):
         return super().forward(x) + torch.rand(1)
 
 
+class Counts(Module):
+    """Keeps a number of its own, as norms keep statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += x.sum()
+        return super().forward(x)
+
+
 def begin_again(once, module, at=0):
     """The pass that repeats; the choices before the module are as many as in the first one, unless told."""
     module.choices.number = at
@@ -100,8 +112,9 @@ def test_at_another_place_it_is_run():
         (Module(), [torch.randn(2)]),
         (Draws(), torch.randn(2)),
         (nn.Dropout(), torch.randn(50)),
+        (Counts(), torch.randn(2)),
     ],
-    ids=["with gradient", "no tensor", "random numbers", "dropout"],
+    ids=["with gradient", "no tensor", "random numbers", "dropout", "buffer"],
 )
 def test_others_run_every_time(module, x):
     module.choices = getattr(module, "choices", Choices())
