@@ -4,7 +4,8 @@
     python -m benchmarks.all [--only models evaluation ...]
 
 Each writes its file in benchmarks/results and can be run alone; together they take over two hours on 2 cores
-that have nothing else to do. Then benchmarks/README.md is written from the files.
+that have nothing else to do. Then benchmarks/README.md is written from the files, and its tables of peers and
+aims are shown.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 
 import torch
 
+from benchmarks import aims, readme
 from benchmarks.turns import ROOT
 
 # What each measures is in its first lines. Trainings and studies of accuracy take hours: they are not here.
@@ -28,6 +30,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     took = {name: run(name, device) for name in args.only}
     subprocess.run([sys.executable, "-m", "benchmarks.readme"], cwd=ROOT, check=True)
+    studies = readme.benchmarks()
+    print(readme.glance(studies), aims.table(studies), sep="\n")
     for name, (seconds, status) in took.items():
         print(f"{name:12}  {seconds / 60:6.1f} min  {'done' if status == 0 else f'exit status {status}'}")
     if any(status for _, status in took.values()):

@@ -38,6 +38,7 @@ from fisher_detr.model_zoo import describe_study
 from fisher_detr.quantization import calibrate_activations, quantize_model
 
 HEADS = ("class_embed", "bbox_embed")
+PEERS = ("onnx", "onnxruntime")
 TORCH, FLOAT = "PyTorch, float32", "onnxruntime, float32"
 WIDTHS = {"onnxruntime, W8A8": 8, "onnxruntime, W4A8": 4}  # of the weights, in bits
 VARIANTS = (TORCH, FLOAT, *WIDTHS)
@@ -159,7 +160,9 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         "PyTorch's file is its float32 tensors.",
         AIMS,
     ]
-    return describe_study("python -m benchmarks.bench_deploy", "Exported detectors", text, [table])
+    return describe_study(
+        "python -m benchmarks.bench_deploy", "Exported detectors", text, [table], peers=PEERS
+    )
 
 
 if __name__ == "__main__":

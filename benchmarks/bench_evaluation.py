@@ -37,6 +37,7 @@ CATEGORIES, SETS, OBJECTS, DETECTIONS = 80, 12, 7, 100
 CASES = {"shared": 0, "own": 75}  # detections that each set has of its own
 PART = 5  # of the images, one of so many is evaluated where there are nine times as many detections
 SIDE = 640
+PEERS = ("pycocotools", "faster-coco-eval")
 COLUMNS = ["detections", "evaluation", "seconds", "times plain"]
 Timed = Callable[[], dict[str, float]]
 
@@ -67,7 +68,9 @@ def describe(args: argparse.Namespace, rows: list[list], difference: float) -> d
         f"Largest difference of a metric to pycocotools: {difference:.1g} points.",
     ]
     table = {"caption": "Seconds of an evaluation", "columns": COLUMNS, "rows": rows}
-    return describe_study("python -m benchmarks.bench_evaluation", "Critical evaluator", text, [table])
+    return describe_study(
+        "python -m benchmarks.bench_evaluation", "Critical evaluator", text, [table], peers=PEERS
+    )
 
 
 def measure(num_images: int, repeats: int) -> tuple[list[list], float]:

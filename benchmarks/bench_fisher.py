@@ -44,6 +44,7 @@ from fisher_detr.structures import CategorySet
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 HEADS = ("class_embed", "bbox_embed")
+PEERS = ("backpack-for-pytorch",)
 SETS = [CategorySet(f"set{i}", (i,), NUM_CLASSES) for i in range(2)]
 PLAIN, SINGLE = "plain forward and backward", "diagonal, 1 objective, by autograd"
 WHOLE = "diagonal, 1 objective, whole batches"
@@ -239,7 +240,9 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
             }
         )
     text = f"{args.rounds} turns of {args.steps} batches after the first; medians. {AIMS}"
-    return describe_study("python -m benchmarks.bench_fisher", "Fisher information", [text], tables)
+    return describe_study(
+        "python -m benchmarks.bench_fisher", "Fisher information", [text], tables, peers=PEERS
+    )
 
 
 if __name__ == "__main__":

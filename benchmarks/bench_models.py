@@ -26,6 +26,7 @@ from fisher_detr.model_zoo import describe_study
 
 MODELS = {"DETR": "detr_r50", "DAB-DETR": "dab_detr_r50", "Deformable DETR": "deformable_detr_r50"}
 OURS, THEIRS = "fisher_detr", "transformers"
+PEERS = ("transformers",)
 NUM_CLASSES = 80
 OBJECTS = 7  # the mean of COCO train2017
 CLIP = 0.1
@@ -195,7 +196,7 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         f"{args.rounds} turns of {args.steps} steps after one to warm up; medians."
     )
     program = "python -m benchmarks.bench_models"
-    return describe_study(program, "Training step beside transformers", [text], [table])
+    return describe_study(program, "Training step beside transformers", [text], [table], peers=PEERS)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ r"""Speed and peak memory of quantization-aware training, with and without the F
 A step is that of Detectron2's SimpleTrainer with QATHook: forward, losses of all decoder layers, backward,
 clipping, fused AdamW, on a ResNet-50 whose stem and first stage are frozen. Weights are random, 4 bits wide,
 activations 8 bits, scales learned (LSQ). Times are means over whole intervals. Variants take turns, each in a
-process of its own; its peak memory is the resident one (on a GPU: torch's peak). On a CPU much depends on
-whether memory goes back to the system in between: the C library is told to keep it, as docs/training.md does.
-With its defaults, or another allocator:
+process of its own; its peak memory is the resident one (on a GPU: torch's peak). A shared machine is faster
+in one minute than in another: what a penalty costs is told by the steps of the same process without one, too.
+On a CPU much depends on whether memory goes back to the system in between: the C library is told to keep it,
+as docs/training.md does. With its defaults, or another allocator:
 
     GLIBC_TUNABLES= python -m benchmarks.bench_qat --output benchmarks/results/qat_defaults.json
 """
@@ -47,6 +48,7 @@ CRITICAL = CategorySet("first", (0,), NUM_CLASSES)
 # Side and batch that each model is measured with.
 PROBLEMS = {"DETR": (512, 2), "DAB-DETR": (512, 2), "Deformable DETR": (320, 1)}
 INTERVALS = (1, 4)
+COLUMNS = ["step", "seconds", "times plain", "times QAT", "times those between", "memory (GiB)"]
 ALLOCATOR = ("LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_CONF")
 # Settings with which the C library keeps freed blocks, in huge pages.
 KEEP = {"mmap_threshold": 2**32, "trim_threshold": 2**36, "hugetlb": 1}
@@ -155,6 +157,15 @@ def measure(model_name: str, variant: Variant, args: argparse.Namespace) -> dict
     return {"seconds": hooks[0].seconds[-args.steps :], "peak_bytes": peak_bytes(args.device)}
 
 
+def times_between(turns: list[dict], interval: int) -> float:
+    """Mean over whole intervals, times that of their steps without a penalty: the first of each has it."""
+    return statistics.median(
+        statistics.mean(turn["seconds"])
+        / statistics.mean(x for i, x in enumerate(turn["seconds"]) if i % interval)
+        for turn in turns
+    )
+
+
 def _penalty(variant: Variant) -> FisherTracePenalty | None:
     if not variant.method:
         return None
@@ -172,22 +183,24 @@ def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) 
         }
         rows = [
             [name, seconds[name], seconds[name] / seconds["plain"], seconds[name] / seconds["QAT"]]
+            + [times_between(found, variant.interval) if variant.interval > 1 else "–"]
             + [max(turn["peak_bytes"] for turn in found) / 2**30]
-            for name, found in of_model.items()
+            for variant, (name, found) in zip(VARIANTS, of_model.items(), strict=True)
         ]
         size, batch = PROBLEMS[model]
         tables.append(
             {
                 "caption": f"{model}, {args.size or size} pixels, batch {args.batch or batch}",
-                "columns": ["step", "seconds", "times plain", "times QAT", "memory (GiB)"],
+                "columns": COLUMNS,
                 "rows": rows,
             }
         )
     text = (
         f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from {allocator()}; "
         f"{args.rounds} turns of {args.steps} steps, warmed up by {WARMUP} steps and {WARMUP_PENALTIES} "
-        "penalties; medians of means over intervals. Aimed for: a QAT step at most 1.3 times a plain one; "
-        "every 4, times QAT: minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."
+        "penalties; medians of means over intervals; 'those between' are the steps of the same process "
+        "without a penalty. Aimed for: a QAT step at most 1.3 times a plain one; every 4, times QAT: "
+        "minibatch 1.5 by finite difference and 1.75 exact, per image 1.75 and 2.25."
     )
     program = "python -m benchmarks.bench_qat"
     return describe_study(program, "Steps of quantization-aware training", [text], tables)

@@ -129,7 +129,9 @@ def describe(rows: list[list]) -> dict:
         "rows": rows,
     }
     program = "python -m benchmarks.deploy_accuracy"
-    return describe_study(program, "Accuracy of exported detectors", [instruction_sets()], [table])
+    return describe_study(
+        program, "Accuracy of exported detectors", [instruction_sets()], [table], peers=["onnxruntime"]
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks import aims
 from fisher_detr.files import write_text
 from fisher_detr.model_zoo import Study, markdown_table, read_studies, render_study
 
@@ -27,6 +28,9 @@ page. What accuracy is lost and won is in [MODEL_ZOO.md](../MODEL_ZOO.md).
 
 Times as fast as the peer: above 1 is better than the peer, below 1 is not.
 """
+TARGETS = """
+## What was aimed for
+"""
 # Rows of what was measured, the peer, and how many times as fast as the peer.
 Rows = list[tuple[str, str, float]]
 
@@ -36,22 +40,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit with 1 where the page differs")
     check = parser.parse_args(arguments).check
-    text = render([study for study in read_studies(FOLDER / "results") if study.is_benchmark])
+    text = render(benchmarks())
     if not check:
         write_text(PAGE, text)
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
         sys.exit("readme: benchmarks/README.md differs from the results: run `python -m benchmarks.readme`")
 
 
+def benchmarks() -> list[Study]:
+    """What there is in benchmarks/results."""
+    return [study for study in read_studies(FOLDER / "results") if study.is_benchmark]
+
+
 def render(studies: Sequence[Study]) -> str:
     """The whole page."""
+    return "\n".join(
+        [INTRODUCTION, glance(studies), TARGETS, aims.table(studies), *map(render_study, studies)]
+    )
+
+
+def glance(studies: Sequence[Study]) -> str:
+    """Table of the peers."""
     rows = [
         [what, peer, f"{times:.2f}", study.environment["device"]]
         for study in studies
         for what, peer, times in GLANCE.get(study.title, lambda _: [])(study)
     ]
-    glance = markdown_table(["what", "peer", "times as fast", "machine"], rows)
-    return "\n".join([INTRODUCTION, glance, *map(render_study, studies)])
+    return markdown_table(["what", "peer", "times as fast", "machine"], rows)
 
 
 def training(study: Study) -> Rows:

@@ -20,6 +20,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "MODEL_ZOO.md": "model_zoo.md",
     "README.md": "overview.md",
+    "benchmarks/README.md": "benchmarks.md",
     "datasets/README.md": "datasets.md",
 }
 _LINK = re.compile(r"\[([^\]\n]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")

@@ -64,7 +64,8 @@ class Rank:
         comm._LOCAL_PROCESS_GROUP, _ = distributed.new_subgroups(int(os.environ["LOCAL_WORLD_SIZE"]))
         try:
             comm.synchronize()
-            yield
+            with main_process_works():  # a rank that left earlier could end the threads of another one
+                yield
         except RuntimeError as error:
             if not _is_lost_rank(error):
                 raise
@@ -110,7 +111,7 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     distributed.all_reduce(flat)
     flat /= comm.get_world_size()
     parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
+    return [part.view_as(tensor).to(tensor.dtype) for tensor, part in zip(tensors, parts, strict=True)]
 
 
 def share_buffers(model: nn.Module) -> None:

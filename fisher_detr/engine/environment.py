@@ -1,5 +1,7 @@
 """Where a number was measured."""
 
+import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -8,8 +10,13 @@ import numpy
 import torch
 
 
-def environment() -> dict[str, str]:
-    """Versions and hardware, for the files in results/."""
+def environment(*packages: str) -> dict[str, str]:
+    """Versions and hardware, for the files in results/.
+
+    Args:
+        packages: distributions whose versions matter too, such as a benchmark's peers; those that are not
+            installed are left out.
+    """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {
         "torch": str(torch.__version__),  # a subclass of str, which YAML refuses
@@ -17,8 +24,17 @@ def environment() -> dict[str, str]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "device": device,
+        "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
-    }
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+    } | {name: version for name in packages if (version := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

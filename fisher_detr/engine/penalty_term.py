@@ -123,7 +123,7 @@ class PenaltyTerm:
         return settings.weight * self.warmup / (self.reference.value if settings.normalize else 1.0)
 
     def _factor(self, gradients: list[Tensor], weight: float) -> float:
-        """Makes gradients those of `weight x`, scaled down to the greatest norm, then times the interval."""
+        """For gradients: those of `weight x`, scaled down to the greatest norm, then times the interval."""
         settings = self.penalty.settings
         norm = weight * torch.stack(torch._foreach_norm(gradients)).norm().item()
         if not math.isfinite(norm):

@@ -1,7 +1,7 @@
 """A user's loss of a model on a batch, evaluated twice with the same discrete decisions."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,16 +24,34 @@ class RepeatableBatchLoss(contextlib.ExitStack):
     """`fisher.RepeatableLoss` of a model and a batch, within the context."""
 
     def __init__(self, loss: BatchLoss, model: nn.Module, batch: Sequence[Any], repeats: bool):
-        """Watch a model; args as in `FisherTracePenalty`, and whether the loss is evaluated twice at all."""
+        """Nothing is watched before the context is entered.
+
+        Args:
+            loss: of a model on a batch.
+            model: quantized.
+            batch: samples.
+            repeats: whether the loss is evaluated twice at all.
+        """
         super().__init__()
-        self._loss, self._model, self._batch = loss, model, batch
+        self._loss, self._model, self._batch, self._repeats = loss, model, batch, repeats
         self._rewind: list[Callable[[], None]] = []
-        if repeats:
-            self._rewind.append(self.enter_context(frozen_rounding(model)))
-            frozen = frozen_parts(model) if torch.is_grad_enabled() else ()  # a check looks at all
-            self._rewind.append(self.enter_context(repeating_choices(frozen)))
-            if hasattr(loss, "repeating"):
-                self._rewind.append(self.enter_context(loss.repeating(model)))
+
+    def __enter__(self) -> "RepeatableBatchLoss":
+        """Begin to watch; nothing is left of it where that fails."""
+        try:
+            self._rewind = [self.enter_context(context) for context in self._contexts()]
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _contexts(self) -> Iterator[contextlib.AbstractContextManager[Callable[[], None]]]:
+        if self._repeats:
+            yield frozen_rounding(self._model)
+            # A check looks at all.
+            yield repeating_choices(frozen_parts(self._model) if torch.is_grad_enabled() else ())
+            if hasattr(self._loss, "repeating"):
+                yield self._loss.repeating(self._model)
 
     def __call__(self) -> Tensor:
         """Evaluate, deciding anew.

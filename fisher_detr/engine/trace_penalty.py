@@ -179,8 +179,10 @@ def _mean(found: Iterator[SquaredNorm], count: int) -> SquaredNorm:
     for other in found:
         value = value + other.value
         gradients = list(map(_sum, gradients, other.gradients))
-    if count > 1:
-        torch._foreach_div_([part for part in gradients if part is not None], count)
+        del other  # before the next one is computed
+    parts = [part for part in gradients if part is not None]
+    if count > 1 and parts:
+        torch._foreach_div_(parts, count)
     return SquaredNorm(value / count, tuple(gradients))
 
 
@@ -205,7 +207,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     try:
         with (
             torch.random.fork_rng(devices),
-            torch.autocast(device.type, enabled=False),
+            torch.autocast(device.type, enabled=False, cache_enabled=False),  # of casts of moved weights
             without_tf32(),  # which would swallow the step of the finite difference
             torch.enable_grad(),
             unobserved(model),

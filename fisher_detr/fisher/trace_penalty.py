@@ -179,7 +179,10 @@ def _finite_difference(
     step = radius * level.abs() / norm
     reached = [tensor for tensor, part in zip(tensors, before, strict=True) if part is not None]
     with _moved(weights, direction, (step / norm).item()):
-        after = torch.autograd.grad(loss.again(), reached, materialize_grads=True)
+        again = loss.again()  # even if this process' loss depends on nothing: others may exchange with it
+        if not reached:
+            return SquaredNorm(squared, (None,) * len(tensors))
+        after = torch.autograd.grad(again, reached, materialize_grads=True)
     found = torch._foreach_sub(after, [part for part in before if part is not None])
     torch._foreach_mul_(found, (2 * norm / step).item())
     rest = iter(found)

@@ -24,7 +24,8 @@ class RunOnce:
     """A module that gives the output of the first pass again, as long as it gets the same tensors.
 
     One runs that is called more than once in a pass, takes or gives anything else than tensors without
-    gradients, draws random numbers or writes into a buffer; and one whose output was written into since.
+    gradients, draws random numbers, or writes into a buffer in place; and one whose output was written into
+    since.
     """
 
     def __init__(self, module: nn.Module, choices: Counted):

@@ -69,6 +69,7 @@ def describe_study(
     text: Sequence[str],
     tables: Sequence[Mapping[str, Any]],
     arguments: Sequence[str] | None = None,
+    peers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a benchmark measured here and now, as its file holds it.
 
@@ -78,12 +79,13 @@ def describe_study(
         text: paragraphs.
         tables: each with `caption`, `columns` and `rows`.
         arguments: of the program; None: this process'.
+        peers: distributions that were measured beside, whose versions are told.
     """
     return {
         "title": title,
         "command": f"{program} {shlex.join(sys.argv[1:] if arguments is None else arguments)}",
         "text": list(text),
-        "environment": environment(),
+        "environment": environment(*peers),
         "tables": list(tables),
     }
 

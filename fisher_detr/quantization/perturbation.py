@@ -30,12 +30,14 @@ class HeldWeights:
         """Gradients with respect to parameters, through the rounding, of the leaves' gradients; only once.
 
         Args:
-            gradients: by layer name.
+            gradients: by layer name; those that are missing are zero.
             parameters: latent weights and learned scales, among others.
 
         Returns:
             One for each parameter; None where the weights do not depend on it.
         """
+        if not gradients:
+            return (None,) * len(parameters)
         values = [self.rounded[name] for name in gradients]
         return torch.autograd.grad(values, parameters, list(gradients.values()), allow_unused=True)
 
@@ -51,8 +53,14 @@ def held_weights(layers: Mapping[str, QuantizedLayer]) -> Iterator[HeldWeights]:
         layers: quantized layers by name, as `quantized_layers` gives them.
 
     Yields:
-        HeldWeights: to be moved under `torch.no_grad()`, or by their `data`.
+        HeldWeights: to be moved by their `data`; where nothing is pulled back, in place as well, under
+            `torch.no_grad()`. Bypassing a quantizer does not change what it holds.
+
+    Raises:
+        RuntimeError: weights are held already.
     """
+    if held := [name for name, layer in layers.items() if layer.weight_quantizer.held is not None]:
+        raise RuntimeError(f"the weights of {held[0]} are held already: end that block first")
     rounded = {name: layer.weight_quantizer(layer.weight) for name, layer in layers.items()}
     leaves = {name: _leaf(values, layers[name].weight) for name, values in rounded.items()}
     try:

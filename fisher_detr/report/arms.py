@@ -8,6 +8,7 @@ and its evaluation into `OUTPUT_DIR/inference/<data set>`. A training keeps its 
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def find_shared(paths: Sequence[str], name: str) -> Path | None:
     found = [file for folder in folders for file in folder.rglob(name)]
     found += [above] if above.is_file() else []
     return min(found, key=lambda file: (len(file.parts), str(file)), default=None)
+
+
+def config_file(arms: Sequence[ReportArm]) -> str | None:
+    """That of the first arm which was made by a command with `--config-file`; None: there is none."""
+    for arm in arms:
+        words = shlex.split((arm.provenance or {}).get("command", ""))
+        if "--config-file" in words[:-1]:
+            return words[words.index("--config-file") + 1]
+    return None
 
 
 def reference(arms: Sequence[ReportArm]) -> ReportArm:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fisher_detr.files import read_json
-from fisher_detr.report.arms import ReportArm, common_folder, find_arms, find_shared
+from fisher_detr.report.arms import ReportArm, common_folder, config_file, find_arms, find_shared
 from fisher_detr.report.blocks import Missing, Section
 from fisher_detr.report.categories import categories
 from fisher_detr.report.headline import headline
@@ -116,7 +116,20 @@ def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
         pictures = (request.target, request.num_samples, request.image_root, request.annotations)
         made.append(samples(data.arms, *pictures))
     files = {"traces.json": data.traces, "landscape.json (first model)": data.landscape}
-    return [*made, origin(data.arms, files)]
+    return [_with_config(section, config_file(data.arms)) for section in (*made, origin(data.arms, files))]
+
+
+def _with_config(section: Section, config: str | None) -> Section:
+    """Commands that can be run as they are, where the arms tell their config."""
+    if config is None:
+        return section
+    blocks = [
+        dataclasses.replace(block, command=block.command.replace("CONFIG", config))
+        if isinstance(block, Missing)
+        else block
+        for block in section.blocks
+    ]
+    return dataclasses.replace(section, blocks=blocks)
 
 
 def _shared(runs: Sequence[str], name: str, keys: set[str]) -> Any:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from fisher_detr.files import write_atomically
 from fisher_detr.report.build import ReportData
 from fisher_detr.report.categories import category_rows, draw_categories
-from fisher_detr.report.landscape import draw_landscape
+from fisher_detr.report.landscape import draw_landscape, draw_planes, has_planes
 from fisher_detr.report.layers import draw_layers, drawn_heights
 from fisher_detr.report.pareto import draw_pareto
 from fisher_detr.report.traces import draw_traces
@@ -48,6 +48,11 @@ def _charts(data: ReportData) -> dict[str, Callable[[], Figure]]:
         charts["landscape"] = lambda: _drawn(
             (4 * columns, 3.6), 1, columns, lambda x: draw_landscape(x, data.landscape)
         )
+        if has_planes(data.landscape):
+            models = len(data.landscape["models"])
+            charts["landscape_planes"] = lambda: _drawn(
+                (3 * models, 2.6 * columns), columns, models, lambda x: draw_planes(x, data.landscape)
+            )
     if data.plans:
         charts["pareto"] = lambda: _drawn((6, 4), 1, 1, lambda x: draw_pareto(x[0], data.plans))
     return charts

@@ -14,7 +14,8 @@ from fisher_detr.report.style import color_of, shown, spec
 
 _COMMAND = (
     "tools/measure_landscape.py --config-file CONFIG --output {folder}/landscape.json "
-    "--model full_precision=CHECKPOINT --model ptq=RUN_FOLDER --model qat=RUN_FOLDER"
+    "--model full_precision=CHECKPOINT --model ptq=RUN_FOLDER --model qat=RUN_FOLDER "
+    "--model qat_with_penalty=RUN_FOLDER"
 )
 _LEAD = (
     "How the loss rises when the weights are moved. A flat loss forgives the small errors of quantization. "
@@ -42,11 +43,12 @@ def landscape(content: Mapping[str, Any] | None, folder: str) -> Section:
         ),
         _sharpness(models, objectives),
     ]
-    if models[0]["planes"]:
-        last = objectives[-1]
+    if has_planes(content):
         rows = -(-len(models) // _COLUMNS)
-        caption = f"Rise of the {_title(last, content)} loss in the plane of the first two directions."
-        blocks.append(Chart("landscape-planes", spec(_planes(models, last)), caption, 80 + 300 * rows))
+        for name in objectives:
+            caption = f"Rise of the {_title(name, content)} loss in the plane of the first two directions."
+            chart = spec(_planes(models, name))
+            blocks.append(Chart(f"landscape-planes-{name}", chart, caption, 80 + 300 * rows))
     return Section("landscape", title, _LEAD, blocks)
 
 
@@ -62,6 +64,24 @@ def draw_landscape(axes: Sequence[Axes], content: Mapping[str, Any]) -> None:
         of_objective.set_xlabel("step")
     axes[0].set_ylabel("rise of the loss")
     axes[0].legend(frameon=False)
+
+
+def has_planes(content: Mapping[str, Any]) -> bool:
+    """Whether the loss was measured in planes too."""
+    return bool(content["models"][0]["planes"])
+
+
+def draw_planes(axes: Sequence[Axes], content: Mapping[str, Any]) -> None:
+    """The planes for a file: a row of models for each objective."""
+    models, places = content["models"], iter(axes)
+    for objective in _objectives(models):
+        rises = [_plane_rise(model, objective) for model in models]
+        low, high = (of([of(rise) for rise in rises]) for of in (np.min, np.max))
+        for model, rise in zip(models, rises, strict=True):
+            of_model, steps = next(places), model["plane_steps"]
+            drawn = of_model.contourf(steps, steps, rise, levels=14, cmap="cividis", vmin=low, vmax=high)
+            of_model.set_title(f"{model['name']}, {objective}", fontsize=9)
+            of_model.figure.colorbar(drawn, ax=of_model)
 
 
 def _objectives(models: Sequence[Mapping[str, Any]]) -> list[str]:

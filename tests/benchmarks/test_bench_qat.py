@@ -60,6 +60,8 @@ def test_table_has_times_relative_to_plain_and_to_quantized_steps():
         for i, variant in enumerate(bench_qat.VARIANTS)
     }
     (table,) = bench_qat.describe(args, {"DETR": turns})["tables"]
-    assert table["rows"][0] == ["plain", 2.0, 1.0, pytest.approx(2 / 3), 1.0]
-    assert table["rows"][1] == ["QAT", 3.0, 1.5, 1.0, 2.0]
+    assert table["rows"][0] == ["plain", 2.0, 1.0, pytest.approx(2 / 3), "–", 1.0]
+    assert table["rows"][1] == ["QAT", 3.0, 1.5, 1.0, "–", 2.0]
+    assert table["rows"][3][:4] == ["QAT + exact, per_image, every 4", 5.0, 2.5, pytest.approx(5 / 3)]
+    assert table["rows"][3][4] == pytest.approx(5 / 6), "of two steps the first has a penalty"
     assert len(table["rows"]) == len(bench_qat.VARIANTS) == 10

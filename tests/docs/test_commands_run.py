@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.checkpoint.official_models import SMALL_SETTINGS, small_tensors
-from tests.data.layouts import write_coco_tree
+from tests.data.layouts import write_cityscapes_tree, write_coco_panoptic_tree, write_coco_tree
 from tests.docs.clones import DRAW, shrink, with_few_images
 from tests.docs.pages import REPOSITORY, Block, blocks
 
@@ -100,6 +100,19 @@ def test_readme_on_official_files(official):
 
 
 @pytest.mark.slow
+def test_data_sets(reader):
+    """Trees of a few images, which one program has to be told; without those of aquarium."""
+    root = reader.folder / "datasets"
+    write_coco_panoptic_tree(root)
+    write_cityscapes_tree(root)
+    check, panoptic, cityscapes, street, _ = commands("datasets/README.md")
+    few = "prepare_cityscapes.py"
+    cityscapes = dataclasses.replace(cityscapes, text=cityscapes.text.replace(few, f"{few} --subset"))
+    reader.follow([panoptic, cityscapes, *with_few_images([street]), check])
+    assert len(list(root.glob("street/images/*/*.jpg"))) == 28
+
+
+@pytest.mark.slow
 def test_checkpoints(official):
     """Where `trained.pth` was trained on categories 1, 2 and 4: rows 0 to 4, and one for no object."""
     first, kinds, converting, back = commands("docs/checkpoints.md")
@@ -161,7 +174,7 @@ def test_report(on_street):
     shutil.copytree(quantized(on_street), folder / "output/quickstart/detr/fisher_critical")
     copy_runs(folder, full="detr_small_ptq", uniform="detr_small_ptq", qat="detr_small_ptq")
     first, second, *measured = commands("docs/report.md")
-    on_street.follow([*measured, first, second])
+    on_street.follow([*with_few_images(measured), first, second])
     made = {path.name for path in (folder / "output/quickstart/detr").glob("*.json")}
     assert made == {"traces.json", "pareto.json", "landscape.json"}
     assert len(list((folder / "figures").glob("*.svg"))) > 4

@@ -141,13 +141,14 @@ def test_latency_table():
 
 def test_onnx_metadata(work, tmp_path):
     pytest.importorskip("onnxruntime")
-    from fisher_detr.engine.exporting import ExportRequest, export_from_config
+    from fisher_detr.engine.exporting import ExportRequest, export_from_config, image_latency
     from fisher_detr.export import OnnxDetector
 
     settings = [*work.settings, "MODEL.WEIGHTS", work.quantized / "model_quantized.pth"]
     cfg = load_config(str(work.config), [str(word) for word in settings])
     export_from_config(cfg, ExportRequest(path=tmp_path / "a.onnx", verify_images=0))
     check("ONNX metadata", OnnxDetector(tmp_path / "a.onnx").info)
+    check("Latency of an image", image_latency(cfg, tmp_path / "a.onnx", runs=1))
 
 
 def test_packed_header(work, tmp_path):

@@ -70,4 +70,6 @@ def test_a_stale_number_is_found():
 
 
 def test_there_are_tables_to_look_at():
-    assert {page.name for page, *_ in TABLES} >= {"deploy.md", "method.md", "qat.md"}
+    assert {page.name for page, *_ in TABLES} >= {"README.md", "deploy.md", "method.md", "qat.md"}
+    shown = [row for page, _, _, rows in TABLES if page.name == "README.md" for row in rows]
+    assert any(row.startswith("| fisher_critical |") for row in shown), "the quickstart's"

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from torch import distributed
 
 from fisher_detr.checkpoint import load_tensors
-from fisher_detr.engine.distributed import distribute, share_buffers
+from fisher_detr.engine.distributed import distribute, mean_over_ranks, share_buffers
 from fisher_detr.engine.ema import ModelEMA
 from tests.engine.toy_training import make_batches, make_toy, train
 
@@ -23,9 +23,16 @@ def on_two_ranks(rank: int, folder: str) -> None:
     comm._LOCAL_PROCESS_GROUP = distributed.new_group([0, 1])
     batches = [batch[4 * rank : 4 * rank + 4] for batch in make_batches(ITERATIONS, 8)]
     found = {"accumulated": accumulate(batches), "averaged": average(batches, folder)}
+    found["means"] = mean_over_ranks(mixed(rank))
     torch.save(found, f"{folder}/{rank}.pth")
     distributed.barrier()  # a rank that leaves earlier may end the other's threads
     distributed.destroy_process_group()
+
+
+def mixed(rank: int) -> list[torch.Tensor]:
+    """Of several types, one of them not in one piece."""
+    wide = torch.arange(6.0, dtype=torch.float64).view(2, 3).T
+    return [wide * rank, torch.tensor([0.1 * rank]), torch.tensor(float(rank), dtype=torch.bfloat16)]
 
 
 def accumulate(batches: list) -> dict:
@@ -76,6 +83,12 @@ def test_micro_batches_of_two_ranks_are_one_large_batch_after_one_exchange(ranks
             torch.testing.assert_close(found["model"][name], value, rtol=1e-10, atol=1e-12)
     losses = ranks[0]["accumulated"]["losses"]
     np.testing.assert_allclose(losses, [value for value, _ in history.values()], rtol=1e-10)
+
+
+def test_means_are_of_the_types_of_what_was_given(ranks):
+    for found in (rank["means"] for rank in ranks):
+        for mean, whole in zip(found, mixed(1), strict=True):
+            torch.testing.assert_close(mean, whole / 2)
 
 
 def test_two_ranks_evaluate_and_save_the_main_one_s_average(ranks, folder):

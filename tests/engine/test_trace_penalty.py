@@ -308,6 +308,18 @@ def test_frozen_part_is_run_once(monkeypatch):
     assert cosine_and_ratio(found, expected) == pytest.approx((1, 1), abs=1e-6)
 
 
+@pytest.mark.parametrize("estimate", TraceEstimate)
+@pytest.mark.parametrize("method", PenaltyMethod)
+def test_loss_that_is_flat(method, estimate):
+    """No image has a gradient: zeros of every parameter."""
+    model = make_net()
+    settings = PenaltySettings(1.0, method, estimate)
+    found = FisherTracePenalty(lambda m, b: 0.0 * own_loss(m, b), settings).measure(model, make_batch())
+    assert found.value.item() == 0.0
+    assert [part.shape for part in found.gradients] == [parameter.shape for parameter in trained(model)]
+    assert not any(part.any() for part in found.gradients)
+
+
 @pytest.mark.parametrize("method", PenaltyMethod)
 def test_in_full_precision_inside_autocast_and_without_gradients_around(method):
     model = make_quantized("detr", torch.float32)

@@ -130,6 +130,7 @@ def one_of_two(rank: int, folder: str) -> None:
     comm._LOCAL_PROCESS_GROUP = distributed.new_group([0, 1])
     found = {name: train(case) for name, case in CASES.items()} | {"refusal": refusal()}
     torch.save(found, os.path.join(folder, f"{rank}.pth"))
+    distributed.barrier()  # a rank that leaves earlier may end the other's threads
     distributed.destroy_process_group()
 
 

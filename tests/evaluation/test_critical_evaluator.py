@@ -274,6 +274,7 @@ def _evaluate_share(rank, name, json_file, outputs, folder):
         evaluator.process([{"image_id": i}], [outputs[i]])
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(evaluator.evaluate(), file)
+    torch.distributed.barrier()  # a rank that leaves earlier may end the other's threads
     torch.distributed.destroy_process_group()
 
 

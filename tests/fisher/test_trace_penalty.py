@@ -292,6 +292,16 @@ def test_linear_loss_has_no_second_derivative(method, factor):
     assert not any(part.any() for part in filled(found, [weight, parameter]))
 
 
+def test_process_whose_loss_depends_on_nothing_that_is_asked_for():
+    """Others' gradients make the step; it evaluates twice like them, for they may exchange within."""
+    weight, stranger = make_leaf(), make_leaf()
+    evaluations = []
+    loss = Given(lambda: evaluations.append(1) or stranger.sum())
+    found = squared_norm(loss, [weight], [], DIFFERENCE, 0.1, mean=lambda tensors: [x + 1 for x in tensors])
+    assert found.value.item() == 3.0 and found.gradients == (None,)
+    assert len(evaluations) == 2 and stranger.grad is None and torch.equal(weight, make_leaf())
+
+
 @pytest.mark.parametrize("method", PenaltyMethod)
 def test_loss_of_one_layer_that_is_linear_and_one_that_is_not(method):
     linear, other = make_leaf(), make_leaf()

@@ -149,6 +149,25 @@ def test_held_weights_of_bypassed_quantizers_are_no_alias():
             assert held.leaves[name].data_ptr() != layer.weight.data_ptr()
 
 
+def test_weights_are_held_once_at_a_time():
+    model = quantized()
+    layers = quantized_layers(model)
+    with held_weights(layers):
+        with (
+            pytest.raises(RuntimeError, match="weights of .* are held already: end that block first"),
+            held_weights(layers),
+        ):
+            pass
+        assert all(layer.weight_quantizer.held is not None for layer in layers.values())
+
+
+def test_nothing_is_pulled_back_of_nothing():
+    model = quantized()
+    parameters = list(model.parameters())
+    with held_weights(quantized_layers(model)) as held:
+        assert held.pull_back({}, parameters) == (None,) * len(parameters)
+
+
 def test_held_weights_without_gradients_around():
     model = quantized()
     before = model(images().double())

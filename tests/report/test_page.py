@@ -23,7 +23,8 @@ CHARTS = [
     "layers",
     "traces",
     "landscape-lines",
-    "landscape-planes",
+    "landscape-planes-overall",
+    "landscape-planes-critical",
     "pareto-measured",
     "pareto",
 ]
@@ -83,6 +84,14 @@ def test_what_is_missing_is_told_with_its_command(runs, tmp_path):
         assert gap.split(". ", 1)[1] in (tmp_path / "report.html").read_text()
 
 
+def test_commands_have_the_config_of_an_arm(runs, tmp_path):
+    path = next(runs.rglob("provenance.json"))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"command": "train_net.py --config-file configs/mine.yaml"}))
+    gaps = build_report(ReportRequest([str(runs)], num_samples=0), tmp_path / "report.html")
+    assert all("--config-file configs/mine.yaml" in gap for gap in gaps)
+
+
 @pytest.mark.parametrize(("name", "content"), [("traces", "{}"), ("landscape", "[]"), ("pareto", "[]")])
 def test_a_shared_file_of_another_kind_is_named(runs, name, content):
     (runs / f"{name}.json").write_text(content)
@@ -96,7 +105,7 @@ def test_figures_for_files(runs, tmp_path):
     make_shared(runs)
     written = draw_figures(read_runs([str(runs)]), tmp_path / "figures")
     names = {path.name for path in written}
-    charts = ("categories", "layers", "traces", "landscape", "pareto")
+    charts = ("categories", "layers", "traces", "landscape", "landscape_planes", "pareto")
     assert names == {f"{chart}.{suffix}" for chart in charts for suffix in ("png", "svg")}
     assert all(path.stat().st_size > 5000 for path in written)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fisher_detr.report import find_arms, read_runs, read_samples, target_set
+from fisher_detr.report.arms import config_file
 from fisher_detr.report.categories import categories, category_rows
 from fisher_detr.report.headline import headline
 from fisher_detr.report.landscape import landscape
@@ -40,6 +41,30 @@ def test_the_headline_has_differences_and_marks_the_best(arms):
         [True] * 2,
     ]
     assert "64 x 48 pixels" in table.caption
+
+
+def test_costs_are_parts_of_the_reference_and_the_least_stands_out(arms):
+    """Where they differ: a plan is compared with arms of the same size."""
+    arms[2].coverage["average_bits"] = 2.0
+    (table,) = headline(arms).blocks
+    bits = [row[3] for row in table.rows]
+    assert [cell.note for cell in bits] == ["", f"× {float(bits[1].text) / 32:.2f}", "× 0.06"]
+    assert [cell.strong for cell in bits] == [False, False, True]
+    arms[1].coverage["average_bits"] = 2.0
+    (table,) = headline(arms).blocks
+    assert not any(row[3].strong for row in table.rows)
+
+
+def test_config_of_the_commands(arms):
+    told = [
+        dataclasses.replace(arm, provenance={"command": command})
+        for arm, command in zip(
+            arms,
+            ("train_net.py --config-file", "train_net.py --config-file 'my configs/a.yaml' X 1", "other.py"),
+            strict=True,
+        )
+    ]
+    assert config_file(arms) is None and config_file(told) == "my configs/a.yaml"
 
 
 def test_without_full_precision_the_first_arm_is_the_reference(arms):
@@ -170,7 +195,7 @@ def test_rank_correlation_with_its_interval():
 
 def test_landscape_has_the_overall_objective_first_and_rises_from_zero(runs):
     make_shared(runs)
-    lines, sharpness, planes = landscape(read_runs([str(runs)]).landscape, "runs").blocks
+    lines, sharpness, *planes = landscape(read_runs([str(runs)]).landscape, "runs").blocks
     assert sharpness.columns[1:] == [
         "overall, step 0.1",
         "overall, step 0.2",
@@ -179,8 +204,9 @@ def test_landscape_has_the_overall_objective_first_and_rises_from_zero(runs):
     ]
     line = next(x for x in json.loads(lines.spec)["data"] if x.get("name") == "qat")
     assert np.asarray(line["y"]) == pytest.approx([0.08, 0.02, 0.0, 0.02, 0.08])
-    assert "critical (person)" in planes.caption
-    assert np.asarray(json.loads(planes.spec)["data"][0]["z"])[0] == pytest.approx([0.4, 0.2, 0.4])
+    assert ["overall loss" in planes[0].caption, "critical (person)" in planes[1].caption] == [True, True]
+    for plane in planes:
+        assert np.asarray(json.loads(plane.spec)["data"][0]["z"])[0] == pytest.approx([0.4, 0.2, 0.4])
 
 
 def test_pareto_shows_what_was_predicted_and_measured(arms, runs):
