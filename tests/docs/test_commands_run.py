@@ -106,9 +106,15 @@ def test_data_sets(reader):
     write_coco_panoptic_tree(root)
     write_cityscapes_tree(root)
     check, panoptic, cityscapes, street, _ = commands("datasets/README.md")
-    few = "prepare_cityscapes.py"
-    cityscapes = dataclasses.replace(cityscapes, text=cityscapes.text.replace(few, f"{few} --subset"))
-    reader.follow([panoptic, cityscapes, *with_few_images([street]), check])
+    fewer = {
+        "prepare_cityscapes.py": "prepare_cityscapes.py --subset",
+        "make_street.py": "make_street.py --output datasets/street --num-train 16 --num-val 8 --num-test 4",
+    }
+    for block in (panoptic, cityscapes, street, check):
+        text = block.text
+        for program, with_options in fewer.items():
+            text = text.replace(program, with_options)
+        reader.follow([dataclasses.replace(block, text=text)])
     assert len(list(root.glob("street/images/*/*.jpg"))) == 28
 
 
