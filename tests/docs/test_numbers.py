@@ -63,6 +63,19 @@ def test_numbers_are_those_of_the_results(page, line, files, rows):
     assert not absent, f"{page.name}, line {line}: {absent} are not in {', '.join(sorted(files))}"
 
 
+def test_decimals_in_the_text_of_the_readme_are_measured_too():
+    """In some file that it or docs/method.md links, which it refers to; a number of arXiv has four digits."""
+    text, method = (
+        (REPOSITORY / page).read_text(encoding="utf-8") for page in ("README.md", "docs/method.md")
+    )
+    files = set(re.findall(r"benchmarks/results/(\w+\.json)", text + method))
+    known = [abs(x) for name in files for x in numbers(json.loads((RESULTS / name).read_text()))]
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|^\|.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"(?<![\w.])\d{1,3}\.\d+(?![\w.])", prose)
+    assert len(found) > 10
+    assert unknown([f"| | {number} |" for number in found], known) == []
+
+
 def test_a_stale_number_is_found():
     known = list(numbers({"tables": [{"rows": [["a", 1.2345, "7.5 [7.0, 8.1]"]]}]}))
     assert unknown(["| a | 1.23 | 7.5 [7.0, 8.1] |"], known) == []
