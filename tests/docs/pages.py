@@ -23,7 +23,11 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    [*REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "README.md", REPOSITORY / "datasets/README.md"]
+    [
+        *REPOSITORY.glob("docs/**/*.md"),
+        *(REPOSITORY / path for path in ("README.md", "CONTRIBUTING.md", "MODEL_ZOO.md")),
+        *(REPOSITORY / folder / "README.md" for folder in ("benchmarks", "datasets")),
+    ]
 )
 _FENCE = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)

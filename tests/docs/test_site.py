@@ -22,7 +22,7 @@ PACKAGES = sorted(
     if "__all__" in path.read_text()
 )
 API = DOCS / "reference" / "api"
-ROOT_PAGES = [REPOSITORY / name for name in ("MODEL_ZOO.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+ROOT_PAGES = [REPOSITORY / "CHANGELOG.md"]
 
 
 def outside_blocks(page):
