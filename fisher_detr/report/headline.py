@@ -27,7 +27,7 @@ class _Column:
     def change(self, found: float, before: float) -> str:
         """From the reference to an arm."""
         if self.is_cost:
-            return f"× {found / before:.2f}" if before else ""
+            return f"×\u00a0{found / before:.2f}" if before else ""  # a space that is no place to break
         return signed(found - before, self.digits)
 
 

@@ -48,7 +48,7 @@ def test_costs_are_parts_of_the_reference_and_the_least_stands_out(arms):
     arms[2].coverage["average_bits"] = 2.0
     (table,) = headline(arms).blocks
     bits = [row[3] for row in table.rows]
-    assert [cell.note for cell in bits] == ["", f"× {float(bits[1].text) / 32:.2f}", "× 0.06"]
+    assert [cell.note for cell in bits] == ["", f"×\u00a0{float(bits[1].text) / 32:.2f}", "×\u00a00.06"]
     assert [cell.strong for cell in bits] == [False, False, True]
     arms[1].coverage["average_bits"] = 2.0
     (table,) = headline(arms).blocks
