@@ -73,7 +73,7 @@ def fisher(study: Study) -> Iterator[Aim]:
 
 
 def qat(study: Study) -> Iterator[Aim]:
-    """Steps, times plain ones; intervals of four with a penalty, times their steps without."""
+    """Steps, times plain ones; intervals of four with a penalty, times QAT."""
     for of_model in study.tables:
         model = of_model.caption.partition(",")[0]
         steps = {name: numbers for name, *numbers in of_model.rows}
@@ -84,8 +84,8 @@ def qat(study: Study) -> Iterator[Aim]:
             ("finite_difference", "per_image", 1.75),
             ("finite_difference", "minibatch", 1.5),
         ):
-            times = steps[f"QAT + {method}, {estimate}, every 4"][3]
-            yield Aim(f"{model}: {method}, {estimate}, times steps without", times, bound)
+            times = steps[f"QAT + {method}, {estimate}, every 4"][2]
+            yield Aim(f"{model}: {method}, {estimate}, times QAT", times, bound)
 
 
 def deployment(study: Study) -> Iterator[Aim]:

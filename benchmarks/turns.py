@@ -6,13 +6,15 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("size", "batch", "steps", "device")  # what the processes are given
+READY = "ready"  # what the process of a contestant says when it is warm
 
 
 def add_options(
@@ -54,18 +56,80 @@ def take_turns(
         What was measured by name.
     """
     turns: dict[str, list[dict]] = {name: [] for name in variants}
-    options = [word for key in keys if getattr(args, key) for word in (f"--{key}", str(getattr(args, key)))]
     for _, (name, only) in itertools.product(range(rounds), variants.items()):
-        done = subprocess.run(
-            [sys.executable, "-m", module, "--only", *only, *options],
-            check=True,
+        command = _command(module, only, args, keys)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        turns[name].append(json.loads(done.stdout.splitlines()[-1]))
+        print(*only, turns[name][-1], file=sys.stderr)
+    return turns
+
+
+class Contestant:
+    """A variant whose process stays, warm, and measures whenever it has its turn.
+
+    Turns of several that follow each other within seconds are compared under the same load of the machine.
+    """
+
+    def __init__(self, module: str, only: Sequence[str], args: argparse.Namespace):
+        """Start the process, and wait until it is warm.
+
+        Args:
+            module: the benchmark; with `--only` and a variant's arguments it warms up, calls `answer_turns`.
+            only: the arguments.
+            args: of the benchmark.
+
+        Raises:
+            subprocess.CalledProcessError: it has ended.
+        """
+        self._only = only
+        self._process = subprocess.Popen(
+            _command(module, only, args, OPTIONS),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
         )
-        turns[name].append(json.loads(done.stdout.splitlines()[-1]))
-        print(*only, turns[name][-1], file=sys.stderr)
-    return turns
+        while self._read() != READY:
+            pass
+
+    def __enter__(self) -> Self:
+        """The process ends with the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Tell the process that there are no more turns."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def take_turn(self) -> dict:
+        """What the process measures now.
+
+        Raises:
+            subprocess.CalledProcessError: it has ended.
+        """
+        print(file=self._process.stdin, flush=True)
+        line = self._read()
+        print(*self._only, line, file=sys.stderr)
+        return json.loads(line)
+
+    def _read(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise subprocess.CalledProcessError(self._process.wait(), self._process.args)
+        return line.strip()
+
+
+def answer_turns(measure: Callable[[], dict]) -> None:
+    """Be the process of a `Contestant`: measure and print, until there are no more turns."""
+    print(READY, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)
+
+
+def _command(module: str, only: Sequence[str], args: argparse.Namespace, keys: Sequence[str]) -> list[str]:
+    options = [word for key in keys if getattr(args, key) for word in (f"--{key}", str(getattr(args, key)))]
+    return [sys.executable, "-m", module, "--only", *only, *options]
 
 
 def peak_bytes(device: str) -> int:

@@ -28,6 +28,7 @@ from fisher_detr.engine import (
     evaluate_nearest,
     load_config,
     load_float,
+    save_config,
     train,
 )
 from fisher_detr.files import write_atomically, write_json
@@ -97,6 +98,7 @@ def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> list[Arm
             step(f"uniform, trained on for {training.SOLVER.MAX_ITER} iterations")
             results.append(train_uniform(training, next(r for r in results if r.name == Arm.UNIFORM)))
     write_json(output / "summary.json", summary(cfg, results))
+    save_config(cfg)  # what the report's commands name
     runs = [f"{result.name}={result.folder}" for result in results]
     draw_detections(cfg, runs, output / "detections.png")
     build_report(ReportRequest(runs, f"{cfg.MODEL.META_ARCHITECTURE} on street"), output / "report.html")

@@ -20,6 +20,7 @@ from fisher_detr.engine.defaults import (
     fit_device,
     load_config,
     read_config,
+    save_config,
     setup,
     start_logging,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "read_config",
     "run_post_training",
     "run_training_command",
+    "save_config",
     "setting_differences",
     "setup",
     "target_set",

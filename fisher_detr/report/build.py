@@ -103,20 +103,22 @@ def build_report(request: ReportRequest, path: str | os.PathLike) -> list[str]:
 
 def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
     folder, here = common_folder(request.runs), Path.cwd()
-    folder = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    of_all = folder / "config.yaml"
+    config = config_file(data.arms) or (str(of_all) if of_all.is_file() else None)
     made = [
         headline(data.arms),
         categories(data.arms),
         layers(data.arms),
-        traces(data.arms, data.traces, folder),
-        landscape(data.landscape, folder),
-        pareto(data.arms, data.plans, folder),
+        traces(data.arms, data.traces, str(folder)),
+        landscape(data.landscape, str(folder)),
+        pareto(data.arms, data.plans, str(folder)),
     ]
     if request.num_samples:
         pictures = (request.target, request.num_samples, request.image_root, request.annotations)
         made.append(samples(data.arms, *pictures))
     files = {"traces.json": data.traces, "landscape.json (first model)": data.landscape}
-    return [_with_config(section, config_file(data.arms)) for section in (*made, origin(data.arms, files))]
+    return [_with_config(section, config) for section in (*made, origin(data.arms, files))]
 
 
 def _with_config(section: Section, config: str | None) -> Section:

@@ -73,7 +73,7 @@ def _cells(arms: Sequence[ReportArm], column: _Column) -> list[Cell]:
     shown = {arm.name: number(column.value(arm), column.digits) for arm in arms}
     others = [found for arm in arms if arm is not first and (found := column.value(arm)) is not None]
     best = number((min if column.is_cost else max)(others), column.digits) if others else None
-    differ = not column.is_cost or len({number(found, column.digits) for found in others}) > 1
+    differ = len({number(found, column.digits) for found in others}) > 1
     cells = []
     for arm in arms:
         found = column.value(arm)

@@ -1,6 +1,10 @@
 """Times of steps of quantization-aware training: of whole iterations, over whole intervals."""
 
 import argparse
+import contextlib
+import io
+import itertools
+import json
 import sys
 import time
 
@@ -8,6 +12,7 @@ import pytest
 from detectron2.engine import HookBase, TrainerBase
 
 from benchmarks import bench_qat
+from benchmarks.turns import READY
 
 
 class Slow(HookBase):
@@ -23,13 +28,12 @@ class Steps(TrainerBase):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["clock first", "clock last"])
-def test_clock_counts_what_other_hooks_do(first):
-    clock, slow, trainer = bench_qat.Clock("cpu"), Slow(), Steps()
-    trainer.register_hooks([clock, slow] if first else [slow, clock])
-    trainer.train(0, 3)
-    assert len(clock.seconds) == 3
-    assert sum(clock.seconds[:2]) >= 2 * 0.04
+def test_steps_count_what_hooks_do():
+    trainer = Steps()
+    trainer.register_hooks([Slow()])
+    seconds = list(itertools.islice(bench_qat.steps(trainer, "cpu"), 3))
+    assert len(seconds) == 3 and min(seconds) >= 0.04
+    assert trainer.iter == 2
 
 
 def test_part_of_an_interval_is_refused(monkeypatch, capsys):
@@ -47,21 +51,60 @@ def test_settings_of_the_allocator_are_named(monkeypatch):
     assert bench_qat.allocator() == "the C library with GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
 
 
-def test_a_quantized_step_is_measured():
-    args = argparse.Namespace(size=64, batch=1, steps=1, device="cpu")
-    found = bench_qat.measure("DETR", bench_qat.Variant(True), args)
-    assert len(found["seconds"]) == 1 and found["seconds"][0] > 0 and found["peak_bytes"] > 2**28
+@pytest.mark.parametrize("index", [1, 5])
+def test_a_process_measures_steps_whenever_it_is_asked(monkeypatch, capsys, index):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    monkeypatch.setattr(bench_qat, "WARMUP", 1)
+    monkeypatch.setattr(bench_qat, "WARMUP_PENALTIES", 1)
+    args = argparse.Namespace(size=64, batch=1, steps=4, device="cpu")
+    bench_qat.compete("DETR", bench_qat.VARIANTS[index], args)
+    ready, *answers = capsys.readouterr().out.splitlines()
+    assert ready == READY and len(answers) == 2
+    for found in map(json.loads, answers):
+        assert len(found["seconds"]) == 4 and min(found["seconds"]) > 0 and found["peak_bytes"] > 2**28
 
 
-def test_table_has_times_relative_to_plain_and_to_quantized_steps():
+def turn(*seconds):
+    return {"seconds": seconds, "peak_bytes": 2**30}
+
+
+def test_peers_take_turns_with_each_variant(monkeypatch):
+    living, most = set(), []
+
+    class Contestant(contextlib.nullcontext):
+        def __init__(self, module, only, args):
+            self.only, self.count = only, 0
+
+        def __enter__(self):
+            living.add(self.only[1])
+            most.append(len(living))
+            return self
+
+        def __exit__(self, *exception):
+            living.remove(self.only[1])
+
+        def take_turn(self):
+            self.count += 1
+            return turn(self.count)
+
+    monkeypatch.setattr(bench_qat, "Contestant", Contestant)
+    alone, *beside = bench_qat.compare("DETR", argparse.Namespace(rounds=2))
+    assert list(alone) == [bench_qat.PLAIN, bench_qat.QAT] and not living and max(most) == 3
+    assert [list(turns)[2] for turns in beside] == bench_qat.PENALIZED
+    last = beside[-1]
+    assert last[bench_qat.PENALIZED[-1]] == [turn(1), turn(2)], "a process of its own"
+    assert last[bench_qat.QAT] == [turn(17), turn(18)], "the one that was there from the beginning"
+
+
+def test_ratios_are_those_of_turns_beside_each_other():
+    plain, qat, penalized = bench_qat.PLAIN, bench_qat.QAT, bench_qat.PENALIZED
+    # The machine is half as fast in the second round, and three times as slow while others are measured.
+    alone = {plain: [turn(1, 1), turn(2, 2)], qat: [turn(1, 2), turn(2, 4)]}
+    beside = {plain: [turn(3), turn(6)], qat: [turn(4.5), turn(9)]}
+    found = [alone, *(beside | {variant: [turn(6, 12), turn(12, 24)]} for variant in penalized)]
     args = argparse.Namespace(rounds=2, steps=4, size=None, batch=None)
-    turns = {
-        variant.name: [{"seconds": [1.0 + i, 3.0 + i], "peak_bytes": 2**30 * (1 + i)} for _ in range(2)]
-        for i, variant in enumerate(bench_qat.VARIANTS)
-    }
-    (table,) = bench_qat.describe(args, {"DETR": turns})["tables"]
-    assert table["rows"][0] == ["plain", 2.0, 1.0, pytest.approx(2 / 3), "–", 1.0]
-    assert table["rows"][1] == ["QAT", 3.0, 1.5, 1.0, "–", 2.0]
-    assert table["rows"][3][:4] == ["QAT + exact, per_image, every 4", 5.0, 2.5, pytest.approx(5 / 3)]
-    assert table["rows"][3][4] == pytest.approx(5 / 6), "of two steps the first has a penalty"
+    (table,) = bench_qat.describe(args, {"DETR": found})["tables"]
+    assert table["rows"][0] == ["plain", 1.5, 1.0, pytest.approx(2 / 3), 1.0]
+    assert table["rows"][1] == ["QAT", 2.25, 1.5, 1.0, 1.0]
+    assert table["rows"][3] == ["QAT + exact, per_image, every 4", 13.5, 3.0, 2.0, 1.0]
     assert len(table["rows"]) == len(bench_qat.VARIANTS) == 10

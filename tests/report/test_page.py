@@ -92,6 +92,12 @@ def test_commands_have_the_config_of_an_arm(runs, tmp_path):
     assert all("--config-file configs/mine.yaml" in gap for gap in gaps)
 
 
+def test_commands_have_the_config_that_all_arms_share_where_theirs_name_none(runs, tmp_path):
+    (runs / "config.yaml").write_text("SEED: 1\n")
+    gaps = build_report(ReportRequest([str(runs)], num_samples=0), tmp_path / "report.html")
+    assert all(f"--config-file {runs}/config.yaml" in gap for gap in gaps)
+
+
 @pytest.mark.parametrize(("name", "content"), [("traces", "{}"), ("landscape", "[]"), ("pareto", "[]")])
 def test_a_shared_file_of_another_kind_is_named(runs, name, content):
     (runs / f"{name}.json").write_text(content)

@@ -117,3 +117,5 @@ def test_the_command(model, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert all(f"<th scope=row>{arm['name']}</th>" in page for arm in arms)
     assert page.count("data-chart=") == 2 and "No arm has" not in page  # categories and layers
+    assert f"--config-file {tmp_path}/config.yaml" in page
+    assert load_config(str(tmp_path / "config.yaml")).ALLOCATION.AVERAGE_BITS == 3
