@@ -18,14 +18,14 @@ import torch
 from benchmarks import aims, readme
 from benchmarks.turns import ROOT
 
-# What each measures is in its first lines. Trainings and studies of accuracy take hours: they are not here.
-BENCHMARKS = ("evaluation", "allocation", "models", "fisher", "rounding", "scaling", "qat", "deploy")
+# What each measures is in its first lines. Studies of accuracy, which take hours, have other names.
+BENCHMARKS = sorted(path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py"))
 
 
 def main() -> None:
     """Parse the command line, run, write the page, say how long each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     took = {name: run(name, device) for name in args.only}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The whole path in one command: data, a detector, four ways to spend the same bytes, and a table.
 
-    tools/quickstart.py [--model detr|deformable|dab] [--qat] [--output output/quickstart/detr]
+    tools/quickstart.py [--model detr|deformable|dab] [--qat] [--output FOLDER] [KEY VALUE ...]
 
 Leaves `report.html`, `summary.json`, `detections.png` and what every arm has produced in the output folder.
 """
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--num-train", type=int, default=2000, help="training images to draw")
     parser.add_argument("--num-calibration", type=int, default=256, help="of them, to quantize with")
     parser.add_argument("--results", help="results file (JSON) for benchmarks/results: the table, and how")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args()
     output = args.output or FOLDER / args.model
     start = time.perf_counter()
@@ -139,7 +140,7 @@ def configure(config: str, args: argparse.Namespace, output: Path) -> CfgNode:
     ]
     overrides = ["DATASETS.REGISTER", sets, "DATASETS.TEST", ("street_test",), "OUTPUT_DIR", str(output)]
     overrides += ["QUANT.CALIBRATION.NUM_IMAGES", args.num_calibration, "ALLOCATION.AVERAGE_BITS", args.bits]
-    cfg = load_config(str(ROOT / config), overrides)
+    cfg = load_config(str(ROOT / config), [*overrides, *args.opts])
     cfg.MODEL.WEIGHTS = str(ROOT / cfg.MODEL.WEIGHTS)
     return cfg
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import bench_arms
+from benchmarks import arms_grid
 from fisher_detr.engine import Trainer, load_config
 from fisher_detr.model_zoo.study import read_studies
 from tests.engine.tiny_coco import make_tiny_coco, write_annotations, write_config
@@ -35,16 +35,16 @@ def arguments(tmp_path):
 def test_the_study_is_written_and_can_be_shown(arguments, tmp_path, monkeypatch, capsys):
     # Part of it first, as by a process beside others: the whole takes it over.
     part = ["--arms", "fisher_critical", "--targets", "pets"]
-    monkeypatch.setattr(sys, "argv", ["bench_arms.py", *part, *arguments])
-    bench_arms.main()
+    monkeypatch.setattr(sys, "argv", ["arms_grid.py", *part, *arguments])
+    arms_grid.main()
     kept = {path.stem for path in (tmp_path / "output" / "results").iterdir()}
     assert kept == {"full_precision", "nearest_4", "fisher_critical_pets_4", "scales_pets_4"}
-    monkeypatch.setattr(sys, "argv", ["bench_arms.py", "--targets", "pets", "birds", *arguments])
+    monkeypatch.setattr(sys, "argv", ["arms_grid.py", "--targets", "pets", "birds", *arguments])
     with pytest.raises(SystemExit):
-        bench_arms.main()
+        arms_grid.main()
     assert "--targets birds: expected some of pets, animal, car" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["bench_arms.py", *arguments])
-    bench_arms.main()
+    monkeypatch.setattr(sys, "argv", ["arms_grid.py", *arguments])
+    arms_grid.main()
     content = json.loads((tmp_path / "results" / "study.json").read_text())
     arms, gains, targets = content["tables"]
     assert [row[0] for row in arms["rows"]] == [
@@ -77,6 +77,6 @@ def test_the_study_is_written_and_can_be_shown(arguments, tmp_path, monkeypatch,
     def again(*_):
         raise AssertionError("quantized again")
 
-    monkeypatch.setattr(bench_arms, "_quantizer", again)
-    bench_arms.main()
+    monkeypatch.setattr(arms_grid, "_quantizer", again)
+    arms_grid.main()
     assert json.loads((tmp_path / "results" / "study.json").read_text())["tables"] == content["tables"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Which way to spend the same bytes keeps the critical categories: all arms, widths and critical sets.
 
-    benchmarks/bench_arms.py --config-file configs/street/detr_small_ptq.yaml --widths 3 4 5 \
+    benchmarks/arms_grid.py --config-file configs/street/detr_small_ptq.yaml --widths 3 4 5 \
         --ablation-widths 4 --output benchmarks/results/street_arms.json DATASETS.TEST "('street_test',)"
 
 Every critical set is the target of `fisher_critical` and `reweighted` once. Differences between arms come
@@ -43,7 +43,7 @@ from fisher_detr.files import write_json
 from fisher_detr.model_zoo import describe_study
 from fisher_detr.structures import NEAREST, Arm, CategorySet
 
-logger = logging.getLogger("fisher_detr.bench_arms")
+logger = logging.getLogger("fisher_detr.arms_grid")
 ARMS = (Arm.UNIFORM, Arm.HAWQ, Arm.FISHER_OVERALL, Arm.REWEIGHTED, Arm.FISHER_CRITICAL)
 AIMED = (Arm.REWEIGHTED, Arm.FISHER_CRITICAL)  # at one critical set at a time
 Aimed = dict[float, dict[str, ArmResult]]  # by width and set name
@@ -307,7 +307,7 @@ def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> 
         f"activations of {cfg.QUANT.ACTIVATION.BITS} bits, {cfg.QUANT.CALIBRATION.NUM_IMAGES} calibration "
         f"images of {', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; {seconds:.0f} seconds."
     )
-    return describe_study("python benchmarks/bench_arms.py", title, [text], tables)
+    return describe_study("python benchmarks/arms_grid.py", title, [text], tables)
 
 
 if __name__ == "__main__":
