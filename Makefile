@@ -14,8 +14,8 @@ setup: ## Make .venv: locked requirements, Detectron2, this package (editable)
 	@$(PYTHON) tools/bootstrap.py
 
 MODEL ?= detr
-quickstart: setup ## From data to a quantized detector (MODEL=detr, deformable or dab; QAT=1: trained on, too)
-	$(RUN) tools/quickstart.py --model $(MODEL) $(if $(filter-out 0,$(QAT)),--qat)
+quickstart: setup ## From data to a quantized detector (MODEL=detr, deformable or dab; QAT=1: trained on, too; ARGS=options)
+	$(RUN) tools/quickstart.py --model $(MODEL) $(if $(filter-out 0,$(QAT)),--qat) $(ARGS)
 
 test: setup ## Run the tests, without network
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest

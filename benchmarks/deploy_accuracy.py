@@ -27,7 +27,7 @@ from fisher_detr.export import (
     OnnxDetector,
     Precision,
     export_onnx,
-    saturates,
+    reduce_weight_range,
 )
 from fisher_detr.files import write_json
 from fisher_detr.model_zoo import describe_study
@@ -67,12 +67,14 @@ def measure(cfg: CfgNode, name: str, folder: Path) -> list[list]:
     rows = [_row(cfg, name, "float32", model, size, ExportSettings(post_processing=False), folder)]
     cfg = _in_containers(cfg, model)
     quantizer = PostTrainingQuantizer.from_config(cfg, model)
-    settings = ExportSettings(Precision.INTEGER, post_processing=False, reduce_range=saturates())
+    settings = ExportSettings(Precision.INTEGER, post_processing=False)
     for title, arm, bits in (
         ("W8A8", Arm.UNIFORM, 8.0),
         (f"plan of {PLAN_BITS:g} bits, A8", Arm.FISHER_CRITICAL, PLAN_BITS),
     ):
         quantized = quantizer.quantize(quantizer.allocate(arm, bits), arm)
+        if settings.reduces_range:  # what is evaluated has the weights of the file
+            reduce_weight_range(quantized.model)
         of_model = (quantized.model, quantized.coverage.total_bytes, settings, folder)
         rows.append(_row(cfg, name, title, *of_model))
     return rows

@@ -24,7 +24,7 @@ from detectron2.data import MetadataCatalog
 
 from benchmarks.qat_runs import FULL, PTQ, ROOT, Run, quantize, say, train_and_measure
 from benchmarks.qat_tables import describe
-from fisher_detr.engine import load_config
+from fisher_detr.engine import load_config, read_config, setting_differences
 from fisher_detr.files import read_json, write_json
 
 PENALTY = "QUANT.QAT.PENALTY.WEIGHT"
@@ -70,7 +70,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "qat_critical": (PENALTY, LAMBDA),
     "qat_reweighted": ("CRITICAL.TRAIN_WEIGHT", "1.0"),
 }
-# The grid was measured from starts that are rounded to nearest, which leaves training more to win back.
+# The grid was measured from starts that are rounded to nearest, which leaves training more to win back; they
+# were the default then.
 TO_NEAREST = ("QUANT.WEIGHT.ROUNDING", "nearest")
 PAIR = (FULL, PTQ, "qat", "qat_critical")
 CELLS = {
@@ -131,9 +132,14 @@ def runs_of(name: str, args: argparse.Namespace) -> list[Run]:
 
 
 def digest(config: str, keys: Sequence[str]) -> str:
-    """Of all settings of a run but the device: a default that has changed makes another one of it."""
-    cfg = load_config(str(ROOT / config), [*keys, "MODEL.DEVICE", "cpu"])
-    return hashlib.sha256(cfg.dump().encode()).hexdigest()
+    """Of the settings of a run that are not the defaults, but the device.
+
+    What is measured stays valid when a key is added that does nothing by default. A default that changes has
+    to be named in `CELLS`, as the rounding of weights is.
+    """
+    cfg = read_config(str(ROOT / config), [*keys, "MODEL.DEVICE", "cpu"])
+    chosen = setting_differences(read_config(overrides=["MODEL.DEVICE", "cpu"]), cfg)
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def do_runs(runs: list[Run], args: argparse.Namespace) -> tuple[Results, list[str]]:

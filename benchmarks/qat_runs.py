@@ -25,7 +25,7 @@ class Run:
         arm: what is trained; or one of those that are not.
         seed: of the training.
         keys: config keys and values.
-        settings: digest of the whole config with these keys.
+        settings: digest of the config with these keys.
         cell: folder of the cell.
         teacher: checkpoint in full precision.
         results: folder of what was measured, of all cells.

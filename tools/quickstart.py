@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--num-train", type=int, default=2000, help="training images to draw")
     parser.add_argument("--num-calibration", type=int, default=256, help="of them, to quantize with")
     parser.add_argument("--results", help="results file (JSON) for benchmarks/results: the table, and how")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    parser.add_argument("opts", nargs="*", default=[], help="config keys and values")
     args = parser.parse_args()
     output = args.output or FOLDER / args.model
     start = time.perf_counter()

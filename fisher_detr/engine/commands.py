@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from fisher_detr.checkpoint import SafeCheckpointer, local_path
 from fisher_detr.engine.defaults import save_config, setup
 from fisher_detr.engine.distributed import main_process_works
-from fisher_detr.engine.qat import is_quantized, quantize_for_training
+from fisher_detr.engine.qat import is_quantized, load_teacher, quantize_for_training
 from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.engine.trainer import Trainer
 from fisher_detr.files import only_writer, remove_leftovers
@@ -80,10 +80,14 @@ def quantized_start(cfg: CfgNode, resume: bool = False) -> CfgNode:
         the config of a training that starts from there, and whose teacher is MODEL.WEIGHTS as it was.
 
     Raises:
-        ValueError: MODEL.WEIGHTS is empty; or distillation has no teacher in full precision.
+        ValueError: MODEL.WEIGHTS is empty; or distillation has no teacher in full precision of this shape.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to quantize and train")
+    if cfg.QUANT.QAT.DISTILL.ENABLED and cfg.QUANT.QAT.DISTILL.TEACHER:
+        load_teacher(
+            cfg, Trainer.build_float_model(cfg)
+        )  # a wrong one is told before minutes of quantization
     training = cfg.clone()
     training.defrost()
     training.MODEL.BACKBONE.WEIGHTS = ""  # the whole model has its weights

@@ -1,7 +1,6 @@
 """The ONNX file of the model that a config names."""
 
 import dataclasses
-import logging
 import os
 import statistics
 import time
@@ -24,11 +23,8 @@ from fisher_detr.export import (
     OnnxDetector,
     Precision,
     export_onnx,
-    saturates,
 )
 from fisher_detr.modeling import DetrBase
-
-logger = logging.getLogger(__name__)
 
 RANGE_IMAGES = 64  # of DATASETS.TRAIN, for the ranges of convolutions' outputs
 
@@ -40,10 +36,10 @@ class ExportRequest:
     Attributes:
         path: of the file.
         weight_only: of a quantized model only the weights are integers.
-        opset: see `ExportSettings`, like the two below.
+        opset: see `ExportSettings`, like the three below.
         post_processing: scored boxes as outputs.
         padded: the file takes batches of images of several sizes.
-        reduce_range: 8-bit weights in 7 bits; None: where the processor's products saturate.
+        reduce_range: 8-bit weights in 7 bits.
         verify_images: number of images of DATASETS.TEST on which file and model are compared; 0: no
             comparison.
     """
@@ -62,17 +58,7 @@ class ExportRequest:
             precision = Precision.WEIGHT_ONLY
         else:
             precision = Precision.INTEGER if quantized else Precision.FLOAT
-        reduce_range = self.reduce_range
-        if reduce_range is None:
-            reduce_range = precision is Precision.INTEGER and saturates()
-            if reduce_range:
-                logger.warning(
-                    "This processor has no VNNI: sums of 8-bit products saturate on it, so 8-bit weights are "
-                    "exported in 7"
-                )
-        return ExportSettings(
-            precision, self.opset, self.post_processing, self.padded, reduce_range=reduce_range
-        )
+        return ExportSettings(precision, self.opset, self.post_processing, self.padded, self.reduce_range)
 
 
 def export_from_config(cfg: CfgNode, request: ExportRequest) -> ExportResult:

@@ -16,7 +16,6 @@ from fisher_detr.export import (
     feed_of,
     onnx_bytes,
     profile_layers,
-    saturates,
 )
 from fisher_detr.quantization import calibrate_activations, quantizable_layers, quantize_model
 
@@ -44,8 +43,7 @@ def measure_latencies(cfg: CfgNode, runs: int = 20) -> LatencyTable:
         quantized = copy.deepcopy(model)
         quantize_model(quantized, bits=bits, skip=cfg.QUANT.SKIP_LAYERS)
         calibrate_activations(quantized, [[image] for image in images])
-        settings = ExportSettings(Precision.INTEGER, reduce_range=saturates())
-        content = onnx_bytes(quantized, images, settings)
+        content = onnx_bytes(quantized, images, ExportSettings(Precision.INTEGER))
         times[bits] = profile_layers(content, feed_of(images[0]["image"], padded=False), runs)
         logger.info("%d bits: %.1f ms in products", bits, sum(times[bits].values()))
     layers = quantizable_layers(model, cfg.QUANT.SKIP_LAYERS)

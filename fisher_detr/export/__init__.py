@@ -9,6 +9,7 @@ if missing := [name for name in ("onnx", "onnxruntime") if find_spec(name) is No
 
 from fisher_detr.export.audit import Arithmetic, Audit, AuditRow, audit  # noqa: E402
 from fisher_detr.export.exporting import ExportResult, export_onnx, feed_of, onnx_bytes  # noqa: E402
+from fisher_detr.export.integer_layers import reduce_weight_range  # noqa: E402
 from fisher_detr.export.processor import processor_flags, saturates  # noqa: E402
 from fisher_detr.export.profiling import profile_layers  # noqa: E402
 from fisher_detr.export.runtime import OnnxDetector  # noqa: E402
@@ -45,5 +46,6 @@ __all__ = [
     "onnx_bytes",
     "processor_flags",
     "profile_layers",
+    "reduce_weight_range",
     "saturates",
 ]

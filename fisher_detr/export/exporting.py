@@ -87,9 +87,7 @@ def export_onnx(
     if not images:
         raise ValueError("no image to export with: give real ones, on which file and model are compared")
     _check_quantized(model, settings.precision)
-    if settings.reduce_range:
-        model = copy.deepcopy(model)
-        reduce_weight_range(model)  # what the file is compared with has the same weights
+    model = _in_range(model, settings)  # what the file is compared with has the same weights
     exported, described = _build(model, images, range_images, settings, info)
     content = exported.SerializeToString()
     comparison = None
@@ -110,10 +108,21 @@ def onnx_bytes(model: nn.Module, images: Sequence[dict[str, Any]], settings: Exp
     Arguments and errors as for `export_onnx`.
     """
     _check_quantized(model, settings.precision)
-    if settings.reduce_range:
-        model = copy.deepcopy(model)
-        reduce_weight_range(model)
-    return _build(model, images, None, settings)[0].SerializeToString()
+    return _build(_in_range(model, settings), images, None, settings)[0].SerializeToString()
+
+
+def _in_range(model: nn.Module, settings: ExportSettings) -> nn.Module:
+    """The model, or a copy whose weights of 8 bits have 7."""
+    if not settings.reduces_range:
+        return model
+    if settings.reduce_range is None:
+        logger.warning(
+            "This processor has no VNNI: sums of 8-bit products saturate on it, so 8-bit weights are "
+            "exported in 7"
+        )
+    model = copy.deepcopy(model)
+    reduce_weight_range(model)
+    return model
 
 
 def _build(
@@ -206,6 +215,6 @@ def _describe(
         "opset": opset,
         "post_processing": settings.post_processing,
         "padded": settings.padded,
-        "reduce_range": settings.reduce_range,
+        "reduce_range": settings.reduces_range,
         "weight_bits": dict(widths),
     }

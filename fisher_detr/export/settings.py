@@ -4,6 +4,8 @@ import dataclasses
 import enum
 from collections.abc import Iterable
 
+from fisher_detr.export.processor import saturates
+
 # What the exported graphs are made of: LayerNormalization came with 17, GridSample with 16.
 MIN_OPSET = 17
 # Weight containers by the operator set that brought their type.
@@ -33,14 +35,15 @@ class ExportSettings:
         post_processing: scored boxes as outputs, instead of the logits and boxes of every query.
         padded: a second input tells the size of each image inside its padding; without it the images of a
             batch are all of one size.
-        reduce_range: weights of 8 bits in 7, for processors whose 8-bit products saturate.
+        reduce_range: weights of 8 bits in 7, for processors whose 8-bit products saturate; None: in a file
+            that computes in integers, where those of this processor do.
     """
 
     precision: Precision = Precision.FLOAT
     opset: int | None = None
     post_processing: bool = True
     padded: bool = False
-    reduce_range: bool = False
+    reduce_range: bool | None = None
 
     def __post_init__(self):
         if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
@@ -48,6 +51,13 @@ class ExportSettings:
                 f"ONNX operator set {self.opset}: these models need {MIN_OPSET} to {MAX_OPSET}, "
                 f"leave it out for the lowest that does"
             )
+
+    @property
+    def reduces_range(self) -> bool:
+        """`reduce_range`, decided."""
+        if self.reduce_range is None:
+            return self.precision is Precision.INTEGER and saturates()
+        return self.reduce_range
 
     def opset_for(self, widths: Iterable[int] = ()) -> int:
         """The operator set of a file with weights of these widths in bits.

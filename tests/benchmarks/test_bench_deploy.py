@@ -9,6 +9,7 @@ pytest.importorskip("onnxruntime")
 
 from benchmarks import bench_deploy  # noqa: E402
 from fisher_detr.model_zoo.study import Table  # noqa: E402
+from fisher_detr.quantization import layer_infos  # noqa: E402
 
 W4 = "onnxruntime, W4A8"
 
@@ -27,6 +28,18 @@ def test_a_file_is_written_and_measured(arguments):
     plain = bench_deploy.measure("DETR", bench_deploy.TORCH, arguments)
     assert 1 / 8 < found["file_bytes"] / plain["file_bytes"] < 0.15
     assert plain["peak_bytes"] > plain["file_bytes"]
+
+
+def test_a_plan_is_no_larger_than_4_bits_everywhere_in_containers(arguments):
+    net = bench_deploy.build("DETR", arguments)
+    widths = bench_deploy.plan(net)
+    assert len(set(widths.bits.values())) > 1, "a mixed plan"
+    assert set(widths.bits.values()) <= set(bench_deploy.CANDIDATES)
+    layers = layer_infos(net, bench_deploy.HEADS)
+    assert widths.size_bytes <= sum(layer.size_bytes(4) for layer in layers)
+    bench_deploy.write("DETR", bench_deploy.PLAN, arguments)
+    info = bench_deploy.OnnxDetector(bench_deploy.file_of("DETR", bench_deploy.PLAN, arguments)).info
+    assert set(info["weight_bits"].values()) == set(widths.bits.values())
 
 
 def test_table_of_turns(arguments):

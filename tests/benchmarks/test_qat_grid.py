@@ -187,3 +187,21 @@ def test_every_cell_has_its_config_and_arms():
     for cell in qat_grid.CELLS.values():
         assert (qat_runs.ROOT / cell.config).exists()
         assert set(cell.arms) <= set(qat_grid.ARMS) and len(set(cell.seeds)) == len(cell.seeds)
+
+
+@pytest.mark.parametrize("name", ["deformable", "detr", "dab"])
+def test_committed_results_are_not_measured_again(name):
+    """They are of the settings that the grid has today."""
+    cell = qat_grid.CELLS[name]
+    for arm in cell.arms:
+        settings = qat_grid.digest(cell.config, (*qat_grid.TO_NEAREST, *cell.keys, *qat_grid.ARMS[arm]))
+        results = sorted((qat_grid.RESULTS / name / arm).glob("*_test.json"))
+        assert len(results) == (1 if arm in (FULL, PTQ) else len(cell.seeds))
+        assert {json.loads(path.read_text())["settings"] for path in results} == {settings}
+
+
+def test_digest_is_of_what_was_chosen():
+    config = "configs/street/detr_small_qat.yaml"
+    plain = qat_grid.digest(config, ())
+    assert qat_grid.digest(config, ("MODEL.DEVICE", "cuda", "ALLOCATION.FIXED", "()")) == plain
+    assert qat_grid.digest(config, ("SOLVER.MAX_ITER", "7")) != plain

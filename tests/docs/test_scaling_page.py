@@ -29,7 +29,7 @@ def test_extrapolation_follows_from_the_results():
     steps = rows("qat_cpu")
     sensitivities = round(rows("fisher_cpu")["diagonal, 2 objectives"][1], 1)
     qat = round(steps["QAT"][1], 2)
-    penalty = round(steps["QAT + finite_difference, per_image, every 4"][3], 2)
+    penalty = round(steps["QAT + finite_difference, per_image, every 4"][2], 2)
     for words in (
         f"{RATE:.1f} images a second",
         f"sensitivities to two objectives {sensitivities} times a plain pass",

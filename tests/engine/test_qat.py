@@ -374,6 +374,7 @@ def test_teacher_of_another_shape(work, tmp_path):
     found = work.refusal(tmp_path / "output", options)
     assert str(teacher) in found
     assert "query_embed.weight is (9, 16), the model has (6, 16)" in found
+    assert not (tmp_path / "output" / "start").exists(), "quantized before the mistake was told"
 
 
 def test_quantized_weights_have_no_teacher(work, quantized, tmp_path):

@@ -190,6 +190,18 @@ def test_reduced_range_keeps_weights_within_7_bits(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_8_bits_are_7_where_products_saturate(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("fisher_detr.export.settings.saturates", lambda: True)
+    with caplog.at_level("WARNING", logger="fisher_detr.export.exporting"):
+        _, result = export(quantized("detr", (8, 4)), tmp_path, INTEGER)
+    assert set(result.info["weight_bits"].values()) == {7, 4} and result.info["reduce_range"]
+    assert "This processor has no VNNI" in caplog.text and "exported in 7" in caplog.text
+    assert not ExportSettings(INTEGER, reduce_range=False).reduces_range
+    assert not ExportSettings(WEIGHT_ONLY).reduces_range and not ExportSettings().reduces_range
+    monkeypatch.setattr("fisher_detr.export.settings.saturates", lambda: False)
+    assert not ExportSettings(INTEGER).reduces_range
+
+
 def test_a_file_that_finds_other_things_is_not_written(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"the file of before")

@@ -113,17 +113,3 @@ def test_without_the_extra_there_is_one_line(trained, tmp_path, monkeypatch):
     words = ["MODEL.WEIGHTS", trained.output / "model_final.pth", "OUTPUT_DIR", tmp_path]
     message = error(monkeypatch, *trained.arguments("--output", tmp_path / "model.onnx", *words))
     assert "needs onnx and onnxruntime: install the extra" in message
-
-
-def test_7_bits_where_products_saturate(monkeypatch, caplog):
-    monkeypatch.setattr(exporting, "saturates", lambda: True)
-    request = exporting.ExportRequest("model.onnx")
-    with caplog.at_level("WARNING", logger="fisher_detr.engine.exporting"):
-        assert request.settings(quantized=True).reduce_range
-    assert "no VNNI" in caplog.text
-    assert "exported in 7" in caplog.text
-    assert not request.settings(quantized=False).reduce_range
-    refused = exporting.ExportRequest("model.onnx", reduce_range=False)
-    assert not refused.settings(quantized=True).reduce_range
-    monkeypatch.setattr(exporting, "saturates", lambda: False)
-    assert not request.settings(quantized=True).reduce_range
