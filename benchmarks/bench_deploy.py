@@ -4,10 +4,10 @@
     python -m benchmarks.bench_deploy --output benchmarks/results/deploy_cpu.json
 
 Detectors of ResNet-50 with random weights, quantized at one width for all layers, or by a plan as large in
-containers as 4 bits everywhere: random weights have no sensitivities worth the name, so it is the plan with the
-least squared error of the weights. Files are written once, into --folder. Variants take turns, each in a process
-of its own that loads one file, runs it once and is then measured; its peak memory is the resident one, torch and
-onnxruntime included.
+containers as 4 bits everywhere: random weights have no sensitivities worth the name, so it is the plan with
+the least squared error of the weights. Files are written once, into --folder. Variants take turns, each in a
+process of its own that loads one file, runs it once and is then measured; its peak memory is the resident
+one, torch and onnxruntime included.
 """
 
 import argparse
