@@ -51,7 +51,7 @@ CRITICAL = CategorySet("first", (0,), NUM_CLASSES)
 # Side and batch that each model is measured with.
 PROBLEMS = {"DETR": (512, 2), "DAB-DETR": (512, 2), "Deformable DETR": (320, 1)}
 INTERVALS = (1, 4)
-COLUMNS = ["step", "seconds", "times plain", "times QAT", "memory (GiB)"]
+COLUMNS = ["step", "seconds", "times plain", "times QAT", "in single turns", "memory (GiB)"]
 ALLOCATOR = ("LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_CONF")
 # Settings with which the C library keeps freed blocks, in huge pages.
 KEEP = {"mmap_threshold": 2**32, "trim_threshold": 2**36, "hugetlb": 1}
@@ -180,10 +180,10 @@ def steps(trainer: SimpleTrainer, device: str) -> Iterator[float]:
             yield time.perf_counter() - begin
 
 
-def times(turns: Turns, variant: Variant, peer: Variant) -> float:
-    """How many times as long the variant takes as its peer did just before: the median of the rounds."""
+def times(turns: Turns, variant: Variant, peer: Variant) -> list[float]:
+    """How many times as long the variant takes as its peer in the same round, round by round."""
     pairs = zip(turns[variant], turns[peer], strict=True)
-    return statistics.median(mean_seconds(turn) / mean_seconds(other) for turn, other in pairs)
+    return [mean_seconds(turn) / mean_seconds(other) for turn, other in pairs]
 
 
 def mean_seconds(turn: dict) -> float:
@@ -201,7 +201,8 @@ def describe(args: argparse.Namespace, found: dict[str, Sequence[Turns]]) -> dic
     text = (
         f"ResNet-50, {BITS}-bit weights, 8-bit activations, LSQ; memory from {allocator()}; "
         f"{args.rounds} turns of {args.steps} steps, warmed up by {WARMUP} steps and {WARMUP_PENALTIES} "
-        "penalties; medians of means over intervals, and of their ratios to those of the same seconds. "
+        "penalties; medians of means over intervals, and of their ratios to those of the same seconds; "
+        "single turns are of the ratio to QAT, those of QAT to the plain step. "
         "Aimed for: a QAT step at most 1.3 times a plain one; every 4, times QAT: minibatch 1.5 by finite "
         "difference and 1.75 exact, per image 1.75 and 2.25."
     )
@@ -210,18 +211,22 @@ def describe(args: argparse.Namespace, found: dict[str, Sequence[Turns]]) -> dic
 
 
 def rows(found: Sequence[Turns]) -> list[list]:
-    """Of a model's table: each variant's from its own turns and those of the peers beside it."""
-    alone, *beside = found
-    return [row(alone, peer) for peer in PEERS] + [
+    """Of a model's table: the peers' from all turns, each variant's from its own and the peers' beside it."""
+    _, *beside = found
+    of_peers = {peer: [turn for turns in found for turn in turns[peer]] for peer in PEERS}
+    return [row(of_peers, peer) for peer in PEERS] + [
         row(turns, variant) for variant, turns in zip(PENALIZED, beside, strict=True)
     ]
 
 
 def row(turns: Turns, variant: Variant) -> list:
-    """Name, seconds, times the plain step, times QAT, GiB."""
+    """Name, seconds, times the plain step, times QAT (a plain step: itself), the least and the most, GiB."""
     seconds = statistics.median(mean_seconds(turn) for turn in turns[variant])
     memory = max(turn["peak_bytes"] for turn in turns[variant]) / 2**30
-    return [variant.name, seconds, *(times(turns, variant, peer) for peer in PEERS), memory]
+    plain, qat = (times(turns, variant, peer) for peer in PEERS)
+    single = plain if variant == QAT else qat
+    spread = f"{min(single):.2f} to {max(single):.2f}"
+    return [variant.name, seconds, statistics.median(plain), statistics.median(qat), spread, memory]
 
 
 if __name__ == "__main__":

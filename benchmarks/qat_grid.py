@@ -135,7 +135,7 @@ def digest(config: str, keys: Sequence[str]) -> str:
     """Of the settings of a run that are not the defaults, but the device.
 
     What is measured stays valid when a key is added that does nothing by default. A default that changes has
-    to be named in `CELLS`, as the rounding of weights is.
+    to be named there, as the rounding of weights is in `TO_NEAREST`.
     """
     cfg = read_config(str(ROOT / config), [*keys, "MODEL.DEVICE", "cpu"])
     chosen = setting_differences(read_config(overrides=["MODEL.DEVICE", "cpu"]), cfg)

@@ -1,6 +1,7 @@
 """Variants that take turns, each in a process of its own: memory is its own, and drifts are shared."""
 
 import argparse
+import contextlib
 import itertools
 import json
 import resource
@@ -98,7 +99,8 @@ class Contestant:
 
     def __exit__(self, *exception: object) -> None:
         """Tell the process that there are no more turns."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended before
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
@@ -108,7 +110,8 @@ class Contestant:
         Raises:
             subprocess.CalledProcessError: it has ended.
         """
-        print(file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as reading tells
+            print(file=self._process.stdin, flush=True)
         line = self._read()
         print(*self._only, line, file=sys.stderr)
         return json.loads(line)

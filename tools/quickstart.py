@@ -140,8 +140,11 @@ def configure(config: str, args: argparse.Namespace, output: Path) -> CfgNode:
     ]
     overrides = ["DATASETS.REGISTER", sets, "DATASETS.TEST", ("street_test",), "OUTPUT_DIR", str(output)]
     overrides += ["QUANT.CALIBRATION.NUM_IMAGES", args.num_calibration, "ALLOCATION.AVERAGE_BITS", args.bits]
+    if "OUTPUT_DIR" in args.opts:
+        raise ValueError("OUTPUT_DIR is among the config keys: name the folder by --output")
     cfg = load_config(str(ROOT / config), [*overrides, *args.opts])
-    cfg.MODEL.WEIGHTS = str(ROOT / cfg.MODEL.WEIGHTS)
+    if "MODEL.WEIGHTS" not in args.opts:  # the config's is relative to the repository
+        cfg.MODEL.WEIGHTS = str(ROOT / cfg.MODEL.WEIGHTS)
     return cfg
 
 

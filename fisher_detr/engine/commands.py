@@ -84,10 +84,9 @@ def quantized_start(cfg: CfgNode, resume: bool = False) -> CfgNode:
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to quantize and train")
-    if cfg.QUANT.QAT.DISTILL.ENABLED and cfg.QUANT.QAT.DISTILL.TEACHER:
-        load_teacher(
-            cfg, Trainer.build_float_model(cfg)
-        )  # a wrong one is told before minutes of quantization
+    if cfg.QUANT.QAT.DISTILL.ENABLED and cfg.QUANT.QAT.DISTILL.TEACHER and not resume:
+        # A wrong teacher is told before minutes of quantization.
+        load_teacher(cfg, Trainer.build_float_model(cfg))
     training = cfg.clone()
     training.defrost()
     training.MODEL.BACKBONE.WEIGHTS = ""  # the whole model has its weights

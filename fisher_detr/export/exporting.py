@@ -17,7 +17,7 @@ from fisher_detr.export.audit import Audit, audit
 from fisher_detr.export.containers import pack_initializers
 from fisher_detr.export.conv_outputs import quantize_conv_outputs
 from fisher_detr.export.detector_graph import DetectorGraph
-from fisher_detr.export.integer_layers import reduce_weight_range, use_integer_layers
+from fisher_detr.export.integer_layers import REDUCED_BITS, reduce_weight_range, use_integer_layers
 from fisher_detr.export.onnx_graph import Feed, shorten_names
 from fisher_detr.export.runtime import METADATA, OnnxDetector
 from fisher_detr.export.settings import ExportSettings, Precision
@@ -113,7 +113,8 @@ def onnx_bytes(model: nn.Module, images: Sequence[dict[str, Any]], settings: Exp
 
 def _in_range(model: nn.Module, settings: ExportSettings) -> nn.Module:
     """The model, or a copy whose weights of 8 bits have 7."""
-    if not settings.reduces_range:
+    widths = {layer.weight_quantizer.spec.bits for layer in quantized_layers(model).values()}
+    if not settings.reduces_range or max(widths, default=0) <= REDUCED_BITS:
         return model
     if settings.reduce_range is None:
         logger.warning(

@@ -30,7 +30,7 @@ def test_a_file_is_written_and_measured(arguments):
     assert plain["peak_bytes"] > plain["file_bytes"]
 
 
-def test_a_plan_is_no_larger_than_4_bits_everywhere_in_containers(arguments):
+def test_a_plan_is_mixed_and_no_larger_than_4_bits_everywhere(arguments):
     net = bench_deploy.build("DETR", arguments)
     widths = bench_deploy.plan(net)
     assert len(set(widths.bits.values())) > 1, "a mixed plan"

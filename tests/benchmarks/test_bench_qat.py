@@ -104,7 +104,8 @@ def test_ratios_are_those_of_turns_beside_each_other():
     found = [alone, *(beside | {variant: [turn(6, 12), turn(12, 24)]} for variant in penalized)]
     args = argparse.Namespace(rounds=2, steps=4, size=None, batch=None)
     (table,) = bench_qat.describe(args, {"DETR": found})["tables"]
-    assert table["rows"][0] == ["plain", 1.5, 1.0, pytest.approx(2 / 3), 1.0]
-    assert table["rows"][1] == ["QAT", 2.25, 1.5, 1.0, 1.0]
-    assert table["rows"][3] == ["QAT + exact, per_image, every 4", 13.5, 3.0, 2.0, 1.0]
+    of_plain, of_qat, _, penalized, *_ = table["rows"]
+    assert of_plain == ["plain", 3.0, 1.0, pytest.approx(2 / 3), "0.67 to 0.67", 1.0]
+    assert of_qat == ["QAT", 4.5, 1.5, 1.0, "1.50 to 1.50", 1.0]
+    assert penalized == ["QAT + exact, per_image, every 4", 13.5, 3.0, 2.0, "2.00 to 2.00", 1.0]
     assert len(table["rows"]) == len(bench_qat.VARIANTS) == 10

@@ -52,6 +52,16 @@ def test_contestants_stay_while_others_take_their_turns(args):
     assert found[1]["words"] == ["--only", "M", "b", "--batch", "4", "--steps", "1", "--device", "cpu"]
 
 
+def test_contestant_that_was_killed_between_turns_is_an_error(args):
+    with (
+        turns.Contestant("contest", ["M", "a"], args) as contestant,
+        pytest.raises(subprocess.CalledProcessError, match="SIGKILL"),
+    ):
+        contestant._process.kill()
+        contestant._process.wait()
+        contestant.take_turn()
+
+
 @pytest.mark.parametrize(("module", "code"), [("broken", 3), ("cold", 4)])
 def test_contestant_that_ends_is_an_error(args, module, code):
     with (
