@@ -225,4 +225,4 @@ def _mean(tensors: Sequence[Tensor], mean: Mean | None) -> Sequence[Tensor]:
 
 def _square(parts: Sequence[Tensor]) -> Tensor:
     """Of the norm of all together."""
-    return torch.stack([torch.linalg.vector_norm(part).square() for part in parts]).sum()
+    return torch.stack([part.square().sum() for part in parts]).sum()

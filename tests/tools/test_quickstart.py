@@ -11,7 +11,7 @@ import cv2
 import pytest
 import quickstart
 
-from fisher_detr.engine import ArmResult, load_config
+from fisher_detr.engine import ArmResult, load_config, read_config
 from fisher_detr.files import write_json
 from fisher_detr.model_zoo import read_studies
 from fisher_detr.structures import NEAREST, Arm, BitAllocation
@@ -118,4 +118,4 @@ def test_the_command(model, tmp_path):
     assert all(f"<th scope=row>{arm['name']}</th>" in page for arm in arms)
     assert page.count("data-chart=") == 2 and "No arm has" not in page  # categories and layers
     assert f"--config-file {tmp_path}/config.yaml" in page
-    assert load_config(str(tmp_path / "config.yaml")).ALLOCATION.AVERAGE_BITS == 3
+    assert read_config(str(tmp_path / "config.yaml")).ALLOCATION.AVERAGE_BITS == 3
