@@ -43,6 +43,12 @@ def test_the_headline_has_differences_and_marks_the_best(arms):
     assert "64 x 48 pixels" in table.caption
 
 
+def test_nothing_stands_out_where_all_are_equal(arms):
+    arms[2].evaluation["metrics"] = dict(arms[1].evaluation["metrics"])
+    (table,) = headline(arms).blocks
+    assert not any(cell.strong for row in table.rows for cell in row[1:3])
+
+
 def test_costs_are_parts_of_the_reference_and_the_least_stands_out(arms):
     """Where they differ: a plan is compared with arms of the same size."""
     arms[2].coverage["average_bits"] = 2.0

@@ -119,3 +119,12 @@ def test_the_command(model, tmp_path):
     assert page.count("data-chart=") == 2 and "No arm has" not in page  # categories and layers
     assert f"--config-file {tmp_path}/config.yaml" in page
     assert read_config(str(tmp_path / "config.yaml")).ALLOCATION.AVERAGE_BITS == 3
+
+
+def test_the_folder_is_no_config_key(tmp_path, monkeypatch):
+    """It is emptied before a training: it has to be the one that was named for that."""
+    words = ["quickstart.py", "--data", str(tmp_path / "street"), "--num-train", "2", "--num-test", "2"]
+    monkeypatch.setattr(sys, "argv", [*words, "OUTPUT_DIR", str(tmp_path)])
+    monkeypatch.setattr(quickstart, "draw_street", lambda *_: None)
+    with pytest.raises(SystemExit, match="OUTPUT_DIR is among the config keys: name the folder by --output"):
+        quickstart.main()
