@@ -3,6 +3,7 @@
 
     tools/check_zoo.py                              (all that were measured here)
     tools/check_zoo.py street_detr_small ...        (these)
+    tools/check_zoo.py --output benchmarks/results/zoo_check.json       (and note what was found)
 
 Their data sets have to be there: `python datasets/make_street.py` draws street. Exits with 1 where a number
 is further from its row than its tolerance.
@@ -13,7 +14,7 @@ import contextlib
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detectron2.engine import default_argument_parser
@@ -21,24 +22,27 @@ from tabulate import tabulate
 
 from fisher_detr import model_zoo
 from fisher_detr.engine import run_training_command
-from fisher_detr.model_zoo import ZooEntry
+from fisher_detr.files import write_json
+from fisher_detr.model_zoo import ZooEntry, describe_study
+
+COLUMNS = ["entry", "AP of the row", "AP now", "furthest metric", "tolerance", "metrics", "off"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, check, print a table."""
-    names, rows, failed = parse(arguments).names, [], []
+    args, rows, failed = parse(arguments), [], []
     try:
-        for entry in chosen(names):
+        for entry in chosen(args.names):
             print(f"> {entry.name}", flush=True)
             found = evaluate(entry)
             wrong = deviations(entry, found)
             failed += [f"{entry.name}: {line}" for line in wrong]
-            ap = entry.metrics["AP"]
-            rows.append([entry.name, ap.value, found["AP"], ap.tolerance, len(entry.metrics), len(wrong)])
+            rows.append(row(entry, found, len(wrong)))
+        if args.output:
+            write_json(args.output, describe(rows, arguments))
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"check_zoo: {error}")
-    headers = ["entry", "AP of the row", "AP now", "tolerance", "metrics", "off"]
-    print(tabulate(rows, headers, floatfmt=("", ".2f", ".2f", "g")))
+    print(tabulate(rows, COLUMNS, floatfmt=("", ".2f", ".2f", ".2f", "g")))
     if failed:
         sys.exit("\n".join(f"check_zoo: {line}" for line in failed))
 
@@ -47,6 +51,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", help="of entries; default: all that were measured here")
+    parser.add_argument("--output", metavar="FILE", help="what was found as a results file (JSON)")
     return parser.parse_args(arguments)
 
 
@@ -70,6 +75,20 @@ def evaluate(entry: ZooEntry) -> dict[str, float]:
         args.opts += ["OUTPUT_DIR", folder]
         with open(Path(folder, "stdout"), "w") as file, contextlib.redirect_stdout(file):
             return run_training_command(args)["bbox"]
+
+
+def row(entry: ZooEntry, found: Mapping[str, float], off: int) -> list:
+    """Cells of the table."""
+    ap = entry.metrics["AP"]
+    furthest = max(abs(found[name] - metric.value) for name, metric in entry.metrics.items())
+    return [entry.name, ap.value, found["AP"], furthest, ap.tolerance, len(entry.metrics), off]
+
+
+def describe(rows: Sequence[list], arguments: Sequence[str] | None) -> dict:
+    """The results file."""
+    text = "Every entry's own command; the furthest metric is the largest distance from the row, in points."
+    table = {"caption": "published rows and what their commands print", "columns": COLUMNS, "rows": rows}
+    return describe_study("python tools/check_zoo.py", "The model zoo, checked", [text], [table], arguments)
 
 
 def deviations(entry: ZooEntry, found: dict[str, float]) -> list[str]:

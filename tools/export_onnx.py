@@ -13,7 +13,7 @@ A quantized checkpoint, by the config that it was quantized by:
 import argparse
 import sys
 
-from fisher_detr.engine import load_config, start_logging
+from fisher_detr.engine import environment, load_config, start_logging
 from fisher_detr.files import write_json
 
 
@@ -33,6 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--verify-images", type=int, default=50, help="images to compare on; 0: none")
     parser.add_argument("--evaluate", action="store_true", help="the file's metrics on DATASETS.TEST as well")
+    parser.add_argument("--audit", metavar="FILE", help="what runs in integers, product by product (JSON)")
     parser.add_argument("--latency", metavar="FILE", help="time of an image (JSON), for tools/report.py")
     parser.add_argument("opts", nargs="*", default=[], help="config keys and values")
     args = parser.parse_args()
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
     print(result.audit)
     print(result.comparison or "Not compared with PyTorch.")
     print(f"{args.output}: {result.size_bytes:,} bytes, operator set {result.info['opset']}")
+    if args.audit:
+        write_json(args.audit, result.audit.as_json() | {"environment": environment()})
     if args.latency:
         found = image_latency(cfg, args.output)
         write_json(args.latency, found)

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,6 +81,13 @@ class Audit:
             if count or kind is Arithmetic.INTEGER:
                 parts.append(f"{count} {kind} ({self.coverage(kind):.1%} of multiply-accumulates)")
         return f"{len(self.rows)} products: {', '.join(parts)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON: `coverage`, a part by arithmetic, and `products`, the fields of every row."""
+        return {
+            "coverage": {str(kind): self.coverage(kind) for kind in Arithmetic},
+            "products": [dataclasses.asdict(row) | {"arithmetic": str(row.arithmetic)} for row in self.rows],
+        }
 
     def __str__(self) -> str:
         """The table and its summary."""

@@ -150,6 +150,7 @@ class DabTransformer(nn.Module):
         anchors: Tensor,
         box_head: Callable[[Tensor], Tensor],
         groups: int = 1,
+        every_layer: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Encode the tokens, decode the queries.
 
@@ -161,9 +162,11 @@ class DabTransformer(nn.Module):
             anchors: [B, G Q, 4], center x, center y, width, height as parts of the image.
             box_head: from states [..., D] to boxes [..., 4] relative to the anchors, before the sigmoid.
             groups: G.
+            every_layer: whether the layers before the last are asked for.
 
         Returns:
-            normalized states [N, B, G Q, D] and boxes [N, B, G Q, 4] of every decoder layer.
+            normalized states [N, B, G Q, D] and boxes [N, B, G Q, 4] of every decoder layer; N is 1 where
+            only the last is asked for.
         """
         for layer in self.encoder:
             tokens = layer(tokens, position * self.encoder_scale(tokens), mask)
@@ -177,7 +180,8 @@ class DabTransformer(nn.Module):
                 # The next layer attends around the refined box without its gradient, and predicts with it.
                 references.append(relative_boxes(box_head(queries), anchors))
                 anchors = references[-1].detach()
-        states, references = torch.stack(states), torch.stack(references)
+        asked = slice(None) if every_layer else slice(-1, None)
+        states, references = torch.stack(states[asked]), torch.stack(references[asked])
         return states, relative_boxes(box_head(states), references)
 
     def _positions(self, queries: Tensor, anchors: Tensor, first: bool) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from fisher_detr.engine import (
     ArmResult,
     KeptResults,
     LandscapeSettings,
+    environment,
     explain_curve,
     load_config,
     measure_landscape,
@@ -146,7 +147,8 @@ def test_onnx_metadata(work, tmp_path):
 
     settings = [*work.settings, "MODEL.WEIGHTS", work.quantized / "model_quantized.pth"]
     cfg = load_config(str(work.config), [str(word) for word in settings])
-    export_from_config(cfg, ExportRequest(path=tmp_path / "a.onnx", verify_images=0))
+    found = export_from_config(cfg, ExportRequest(path=tmp_path / "a.onnx", verify_images=0))
+    check("Audit of an ONNX file", as_json(found.audit.as_json() | {"environment": environment()}))
     check("ONNX metadata", OnnxDetector(tmp_path / "a.onnx").info)
     check("Latency of an image", image_latency(cfg, tmp_path / "a.onnx", runs=1))
 

@@ -6,18 +6,29 @@ import math
 import check_zoo
 import pytest
 
-from fisher_detr.model_zoo import Metric, catalog, entry, write_entry
+from fisher_detr.model_zoo import Metric, catalog, entry, read_studies, write_entry
 
 
 def test_what_was_published_passes_until_a_number_is_off(publish, trained, zoo, capsys):
     found = publish(trained.output)
     check_zoo.main([])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["tiny", "0.00", "0.00", "0.3", str(len(found.metrics)), "0"] in rows
+    assert ["tiny", "0.00", "0.00", "0.00", "0.3", str(len(found.metrics)), "0"] in rows
     other = found.metrics | {"AP50": Metric(found.metrics["AP50"].value + 0.4, 0.3)}
     write_entry(dataclasses.replace(found, metrics=other))
     with pytest.raises(SystemExit, match=r"check_zoo: tiny: AP50 is \S+, the row says \S+ within 0.3"):
         check_zoo.main(["tiny"])
+
+
+def test_what_was_found_is_noted(publish, trained, zoo, tmp_path, capsys):
+    found = publish(trained.output)
+    write_entry(dataclasses.replace(found, metrics=found.metrics | {"AP75": Metric(0.2, 0.3)}))
+    check_zoo.main(["tiny", "--output", str(tmp_path / "check.json")])
+    (study,) = read_studies(tmp_path)
+    (table,) = study.tables
+    ((name, of_row, now, furthest, *_, off),) = table.rows
+    assert (name, of_row, now, furthest, off) == ("tiny", 0.0, 0.0, 0.2, 0)
+    assert study.command == f"python tools/check_zoo.py tiny --output {tmp_path / 'check.json'}"
 
 
 def test_weights_that_are_not_the_published_ones(publish, trained, zoo):

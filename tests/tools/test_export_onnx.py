@@ -65,6 +65,22 @@ def test_latency_for_the_report(trained, tmp_path, monkeypatch, capsys):
     assert find_arms([str(tmp_path)])[0].latency == found["milliseconds"]
 
 
+def test_audit_as_a_file(trained, quantized, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "audit.json"
+    weights = [*QUANTIZE, "MODEL.WEIGHTS", quantized / "model_quantized.pth", "OUTPUT_DIR", tmp_path]
+    words = ["--output", tmp_path / "m.onnx", "--verify-images", 0, "--audit", path]
+    call(monkeypatch, *trained.arguments(*words, *weights))
+    printed, found = capsys.readouterr().out, json.loads(path.read_text())
+    assert f"{len(found['products'])} products: " in printed
+    assert f"integer ({found['coverage']['integer']:.1%} of multiply-accumulates)" in printed
+    assert sum(found["coverage"].values()) == pytest.approx(1.0)
+    for product in found["products"]:
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"{product['name']} "))
+        assert product["operator"] in line and f"{product['macs']:,}" in line
+        assert bool(product["reason"]) == (product["arithmetic"] != "integer")
+    assert "torch" in found["environment"]
+
+
 def test_integers_and_weight_only(trained, quantized, tmp_path, monkeypatch, capsys):
     """A model of four iterations finds nothing that a threshold would keep: not compared here."""
     weights = [*QUANTIZE, "MODEL.WEIGHTS", quantized / "model_quantized.pth", "OUTPUT_DIR", tmp_path]

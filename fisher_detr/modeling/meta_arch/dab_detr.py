@@ -80,10 +80,8 @@ class DabDetr(DetrBase):
         tokens, position, mask = tokens_of(images, maps, self.position_encoding)
         queries, anchors = self._queries(tokens.shape[0])
         states, boxes = self.transformer(
-            tokens, position, mask, queries, anchors, self.bbox_embed, self.groups
-        )  # [L, B, G Q, .]
-        if not self.deep_supervision:
-            states, boxes = states[-1:], boxes[-1:]
+            tokens, position, mask, queries, anchors, self.bbox_embed, self.groups, self.deep_supervision
+        )  # [L or 1, B, G Q, .]
         states, boxes = (x.unflatten(2, (self.groups, -1)) for x in (states, boxes))
         return Predictions(self.class_embed(states), boxes).in_float32()
 
