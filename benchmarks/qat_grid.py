@@ -12,6 +12,7 @@ a cell starts from the same quantized model, and seed s sees the same images in 
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -27,7 +28,7 @@ from benchmarks.qat_tables import describe
 from fisher_detr.engine import load_config, read_config, setting_differences
 from fisher_detr.files import read_json, write_json
 
-PENALTY = "QUANT.QAT.PENALTY.WEIGHT"
+PENALTY, INTERVAL = "QUANT.QAT.PENALTY.WEIGHT", "QUANT.QAT.PENALTY.INTERVAL"
 LAMBDA = "0.0001"  # the best of those in results/street_qat_lambda.json
 SHORT, LONG = ("SOLVER.MAX_ITER", "500"), ("SOLVER.MAX_ITER", "800")
 RESULTS = ROOT / "benchmarks" / "results" / "street_qat"
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, help="default: those of the cell")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the cell")
     parser.add_argument("--weights", nargs="+", help="also: qat_critical with these weights, to choose one")
+    parser.add_argument("--intervals", nargs="+", help="also: every penalty with these, to choose one")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="to evaluate on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "qat_grid")
@@ -117,11 +119,9 @@ def runs_of(name: str, args: argparse.Namespace) -> list[Run]:
     """The runs of a cell, whose start is made if it is not there."""
     cell, folder = CELLS[name], args.folder / name
     cfg = load_config(str(ROOT / cell.config))
-    arms = {arm: ARMS[arm] for arm in args.arms or cell.arms}
-    arms |= {f"qat_critical_{weight}": (PENALTY, weight) for weight in args.weights or ()}
     common = (*TO_NEAREST, *cell.keys, *fewer_images(cfg, cell.images, folder), *args.opts)
     runs = []
-    for arm, of_arm in arms.items():
+    for arm, of_arm in arms_of(cell, args).items():
         keys = (*common, *of_arm)
         of_cell = (keys, digest(cell.config, keys), folder, cfg.MODEL.WEIGHTS, args.results)
         seeds = (0,) if arm in (FULL, PTQ) else args.seeds or cell.seeds
@@ -129,6 +129,15 @@ def runs_of(name: str, args: argparse.Namespace) -> list[Run]:
     if not all(run.result(args.split).exists() for run in runs):
         quantize(runs[0], common, digest(cell.config, common))
     return runs
+
+
+def arms_of(cell: Cell, args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """Config keys of every arm: those of the cell or of the command line, and what is to be chosen from."""
+    arms = {arm: ARMS[arm] for arm in args.arms or cell.arms}
+    arms |= {f"qat_critical_{weight}": (PENALTY, weight) for weight in args.weights or ()}
+    penalized = {arm: keys for arm, keys in arms.items() if PENALTY in keys}
+    every = itertools.product(args.intervals or (), penalized.items())
+    return arms | {f"{arm}_every_{k}": (*keys, INTERVAL, k) for k, (arm, keys) in every}
 
 
 def digest(config: str, keys: Sequence[str]) -> str:

@@ -139,6 +139,19 @@ def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch):
     assert failures == ["out of memory"]
 
 
+def test_arms_to_choose_from():
+    cell = qat_grid.CELLS["deformable"]
+    args = argparse.Namespace(arms=["qat", "qat_critical"], weights=["0.1"], intervals=["1", "16"])
+    arms = qat_grid.arms_of(cell, args)
+    assert list(arms) == ["qat", "qat_critical", "qat_critical_0.1"] + [
+        f"{arm}_every_{k}" for k in (1, 16) for arm in ("qat_critical", "qat_critical_0.1")
+    ]
+    of_penalty = ("QUANT.QAT.PENALTY.WEIGHT", "0.1", "QUANT.QAT.PENALTY.INTERVAL", "16")
+    assert arms["qat_critical_0.1_every_16"] == of_penalty
+    plain = qat_grid.arms_of(cell, argparse.Namespace(arms=None, weights=None, intervals=None))
+    assert tuple(plain) == cell.arms
+
+
 def test_pairs_are_of_the_same_seed():
     runs, others = {1: {"a": 1}, 2: {"a": 2}, 4: {"a": 4}}, {1: {"b": 1}, 2: {"b": 2}, 3: {"b": 3}}
     assert qat_tables.paired(runs, others) == [({"a": 1}, {"b": 1}), ({"a": 2}, {"b": 2})]
