@@ -12,7 +12,6 @@ sets are evaluated.
 """
 
 import argparse
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from benchmarks.bench_deploy import instruction_sets
+from benchmarks.command_line import add_configs, configs_and_keys
 from benchmarks.turns import ROOT
 from fisher_detr.engine import PostTrainingQuantizer, evaluate, float_bytes, load_config, load_float
 from fisher_detr.engine.calibration_images import calibration_images
@@ -48,14 +48,10 @@ INTEGERS = (
 def main() -> None:
     """Parse the command line, measure, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("words", nargs="+", metavar="CONFIG", help="files (.yaml), then config keys")
+    add_configs(parser)
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "deploy", help="of the files")
     parser.add_argument("--output", help="results file (JSON)")
-    args = parser.parse_intermixed_args()
-    configs = list(itertools.takewhile(lambda word: word.endswith(".yaml"), args.words))
-    opts = args.words[len(configs) :]
-    if not configs:
-        parser.error(f"{opts[0]} is no config: name files (.yaml) of post-training quantization first")
+    args, configs, opts = configs_and_keys(parser)
     args.folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for path in configs:
