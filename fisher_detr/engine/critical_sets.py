@@ -1,5 +1,8 @@
 """The critical sets that a config names."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
@@ -30,3 +33,16 @@ def planned_sets(cfg: CfgNode) -> list[CategorySet]:
         return [chosen for chosen in [target_set(cfg)] if chosen]
     specs = [as_defined(spec, cfg.CRITICAL.SETS) for spec in cfg.ALLOCATION.CRITICAL_SETS]
     return resolve_category_sets(specs, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+
+
+def require_objects(sets: Iterable[CategorySet], samples: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError for a critical set of which no calibration image has an object.
+
+    Its objective would be a loss of empty images, and plans by it of nothing that counts.
+    """
+    there = {int(index) for sample in samples for index in sample["instances"].gt_classes}
+    if absent := [repr(chosen.name) for chosen in sets if there.isdisjoint(chosen.indices)]:
+        raise ValueError(
+            f"critical set {' and '.join(absent)} has no object in the {len(samples)} calibration images: "
+            "raise QUANT.CALIBRATION.NUM_IMAGES, take another QUANT.CALIBRATION.SEED, or name another set"
+        )

@@ -49,7 +49,8 @@ class PlanLosses:
     @torch.no_grad()
     def _losses(self, model: DetrBase) -> dict[str, np.ndarray]:
         quantizer, settings = self._quantizer, self._quantizer.fisher_settings
-        losses = image_losses(model, quantizer.sets, quantizer.settings.aux_loss)
+        overall = quantizer.overall_of(self._arm)
+        losses = image_losses(model, quantizer.sets, quantizer.settings.aux_loss, overall)
         batches = batches_of_one_size(self._images, settings.batch_size, settings.batch_pixels)
         return evaluate_losses(losses, batches)
 

@@ -16,7 +16,7 @@ from fisher_detr.allocation import Constraint, Costs, allocate_arm, combine, par
 from fisher_detr.engine.calibration import calibrate_on_ranks
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.engine.coverage import traced_coverage
-from fisher_detr.engine.critical_sets import planned_sets
+from fisher_detr.engine.critical_sets import planned_sets, require_objects
 from fisher_detr.engine.distributed import from_main
 from fisher_detr.engine.estimation import Estimator
 from fisher_detr.engine.fisher_settings import FisherSettings
@@ -24,7 +24,7 @@ from fisher_detr.engine.insertion import float_model_for_quantization, insert_qu
 from fisher_detr.engine.quant_settings import QuantSettings
 from fisher_detr.engine.table_origin import check_origin, provenance_of
 from fisher_detr.fisher import OVERALL, ErrorFn, LayerError
-from fisher_detr.modeling import DetrBase, Reweighted
+from fisher_detr.modeling import DetrBase, LabelSource, Reweighted
 from fisher_detr.quantization import (
     ActivationQuantizer,
     CoverageReport,
@@ -161,17 +161,21 @@ class PostTrainingQuantizer:
     @functools.cached_property
     def reweighted_estimator(self) -> Estimator:
         """Of what follows from the gradients of L_A in which critical objects count more."""
-        return self._build_estimator({}, Reweighted(self._require_set(), self.settings.reweight))
+        return self._build_estimator({}, self.overall_of(Arm.REWEIGHTED))
 
     def estimator_of(self, arm: Arm) -> Estimator:
         """The one that knows an arm's objective."""
         return self.reweighted_estimator if arm is Arm.REWEIGHTED else self.estimator
 
+    def overall_of(self, arm: Arm) -> Reweighted | None:
+        """What an arm calls L_A; None: the losses as they are."""
+        return Reweighted(self._require_set(), self.settings.reweight) if arm is Arm.REWEIGHTED else None
+
     def objective(self, arm: Arm) -> Objective:
         """What an arm minimises.
 
         Raises:
-            ValueError: fisher_critical without a critical set.
+            ValueError: fisher_critical without a critical set, or without an object of it.
         """
         if arm is not Arm.FISHER_CRITICAL:
             return Objective(1.0, 0.0, self.settings.objective.combine)
@@ -340,6 +344,8 @@ class PostTrainingQuantizer:
     def _require_set(self) -> CategorySet:
         if self.critical is None:
             raise ValueError("this arm needs a critical set: name it in CRITICAL.TARGET")
+        if self.fisher_settings.labels is LabelSource.DATA:  # drawn labels may be of any category
+            require_objects(self.sets.values(), self.samples)
         return self.critical
 
     def _describe(self, name: str) -> dict[str, Any] | None:

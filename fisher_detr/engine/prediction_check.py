@@ -26,7 +26,7 @@ def check_prediction(
     Args:
         cfg: FISHER says how many images and which widths.
         quantizer: of the full-precision model.
-        arm: fisher_overall or fisher_critical.
+        arm: any but uniform, which predicts nothing.
         images: not those of the calibration (`held_out_images`).
     """
     found = validate(quantizer, arm, images, tuple(cfg.FISHER.VALIDATE_WIDTHS))
@@ -43,7 +43,7 @@ def validate(
 
     Args:
         quantizer: of the full-precision model.
-        arm: fisher_overall or fisher_critical.
+        arm: any but uniform, which predicts nothing.
         images: not those of the calibration, as the mapper makes them, with `instances`.
         widths: in bits, among the candidates.
     """
@@ -58,6 +58,7 @@ def validate(
         quantizer.settings.aux_loss,
         quantizer.fisher_settings,
         quantizer.folder,
+        quantizer.overall_of(arm),
         biases=quantizer.rounded_biases,
         origin=origin,
     )

@@ -22,7 +22,7 @@ from fisher_detr.engine.defaults import load_config
 from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.quantization_run import run_post_training
 from fisher_detr.fisher import GradientMethod, PassSettings, estimate_fisher
-from fisher_detr.modeling import critical_losses
+from fisher_detr.modeling import LabelSource, critical_losses
 from fisher_detr.modeling.targets import targets_of
 from fisher_detr.quantization import layer_biases, quantization_error, quantized_layers
 from fisher_detr.structures import NEAREST, Arm, BitAllocation, Objective, ScaleMethod, SensitivityTable
@@ -144,6 +144,23 @@ def test_fisher_critical_needs_a_set(cfg, model):
     other.CRITICAL.TARGET = ""
     with pytest.raises(ValueError, match=r"CRITICAL.TARGET"):
         PostTrainingQuantizer.from_config(other, model).allocate(Arm.FISHER_CRITICAL, 4.0)
+
+
+@pytest.mark.parametrize("arm", [Arm.FISHER_CRITICAL, Arm.REWEIGHTED])
+def test_calibration_images_without_an_object_of_the_set(quantizer, arm):
+    """Arms that know no set do not mind."""
+    for sample in quantizer.samples:
+        boxes = sample["instances"]
+        sample["instances"] = boxes[boxes.gt_classes != quantizer.critical.indices[0]]
+    count = len(quantizer.samples)
+    with pytest.raises(ValueError, match=f"'vehicle' has no object in the {count} calibration images: raise"):
+        quantizer.sensitivity(arm)
+    quantizer.sensitivity(Arm.FISHER_OVERALL)
+    drawn = dataclasses.replace(quantizer.fisher_settings, labels=LabelSource.MODEL)
+    again = PostTrainingQuantizer(
+        quantizer.model, quantizer.samples, quantizer.settings, quantizer.critical, fisher_settings=drawn
+    )
+    again.sensitivity(arm)
 
 
 def test_a_given_set_takes_the_place_of_the_target(cfg, model):
