@@ -1,13 +1,13 @@
 """Predictions of an arm are held against the losses that the arm is about."""
 
+import numpy as np
 import pytest
 import torch
 
-from fisher_detr.engine import PostTrainingQuantizer, Trainer
+from fisher_detr.engine import PostTrainingQuantizer, Trainer, prediction_check
 from fisher_detr.engine.defaults import load_config
 from fisher_detr.engine.estimation import image_losses
 from fisher_detr.engine.plan_losses import PlanLosses
-from fisher_detr.engine.prediction_check import validate
 from fisher_detr.fisher import evaluate_losses
 from fisher_detr.modeling import Reweighted
 from fisher_detr.structures import Arm
@@ -29,9 +29,15 @@ def quantizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("arm", [Arm.FISHER_OVERALL, Arm.FISHER_CRITICAL, Arm.REWEIGHTED])
-def test_a_measurement_ranks_as_it_does(quantizer, arm):
-    found = validate(quantizer, arm, quantizer.samples, (2, 4))
-    assert [x.correlation for x in found.agreements] == pytest.approx([1.0] * len(found.agreements))
+def test_a_measurement_predicts_itself(quantizer, arm, monkeypatch):
+    """Where it rises: a loss that falls is predicted as zero."""
+    given = []
+    monkeypatch.setattr(prediction_check, "validate_prediction", lambda *args, **meta: given.append(args))
+    prediction_check.validate(quantizer, arm, quantizer.samples, (2, 4))
+    ((predicted, changes, *_),) = given
+    assert "overall" in predicted and ("critical" in predicted) == (arm is not Arm.REWEIGHTED)
+    for objective, found in predicted.items():
+        np.testing.assert_allclose(found, changes[objective].mean(axis=0).clip(min=0.0), rtol=1e-5, atol=1e-9)
 
 
 def test_plans_of_reweighted_losses_are_measured_by_them(quantizer):
