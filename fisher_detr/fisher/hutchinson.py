@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fisher_detr.fisher.gradients import LossFn, check_losses, check_parameters, requiring_grad
+from fisher_detr.fisher.measurement import check_finite
 from fisher_detr.fisher.ranks import gathered, rank_and_size
 from fisher_detr.fisher.sensitivity import ErrorFn, checked_error, select_layers
 from fisher_detr.fisher.statistics import of_set, standard_error
@@ -124,7 +125,7 @@ def estimate_hessian_traces(
         for number in tqdm(own, desc="Hessian traces", unit="batch", disable=None if progress else True):
             with torch.enable_grad():  # not around the loop: the caller's code runs between batches
                 first = sum(map(len, batches[:number]))
-                sampler.add(loss_fn(batches[number]), len(batches[number]), number, first)
+                sampler.add(loss_fn(batches[number]), batches[number], number, first)
     return sampler.result()
 
 
@@ -209,8 +210,9 @@ class _Sampler:
             self._found[number] = sizes[number], list(samples)
             self._checked |= {name for name, values in zip(objectives, samples, strict=True) if values.any()}
 
-    def add(self, losses: Mapping[str, Tensor], num_images: int, number: int, first: int) -> None:
+    def add(self, losses: Mapping[str, Tensor], batch: Sequence[Any], number: int, first: int) -> None:
         """Take the losses of a batch, `[B]` by objective; its number, and that of its first image."""
+        num_images = len(batch)
         check_losses(losses, num_images)
         if self._objectives and tuple(losses) != self._objectives:
             raise ValueError(
@@ -218,6 +220,8 @@ class _Sampler:
                 "on every image"
             )
         self._objectives = tuple(losses)
+        values = torch.stack([loss.detach() for loss in losses.values()]).double()
+        check_finite(values.cpu().numpy(), self._objectives, batch, first)
         samples = []
         for objective, values in losses.items():
             products = self._probe(objective, values.sum(), number)

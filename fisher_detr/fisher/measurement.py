@@ -184,7 +184,7 @@ def evaluate_losses(
                 f"{list(objectives)}: the same on every image"
             )
         rows.append(np.stack([loss.detach().cpu().double().numpy() for loss in losses.values()]))  # [O, B]
-        _check_finite(rows[-1], objectives, batch, position, where)
+        check_finite(rows[-1], objectives, batch, position, where)
         position += len(batch)
     if not position:
         raise ValueError("no images: the losses need at least one")
@@ -215,9 +215,18 @@ def _perturbations(
     return [(weights[name], error.weight), (biases[name], error.bias)]
 
 
-def _check_finite(
-    rows: np.ndarray, objectives: Sequence[str], batch: Sequence[Any], position: int, where: str
+def check_finite(
+    rows: np.ndarray, objectives: Sequence[str], batch: Sequence[Any], position: int, where: str = ""
 ) -> None:
+    """Raise ValueError that names the image of a loss that is not finite.
+
+    Args:
+        rows: losses of the batch, `[O, B]`.
+        objectives: their O names.
+        batch: its B samples.
+        position: of the first among all images.
+        where: the width that they were measured at, in words; "": in full precision.
+    """
     for objective, image in np.argwhere(~np.isfinite(rows)):
         what = f"loss {objectives[objective]!r} of {describe(position + image, batch[image])}{where}"
         hint = "leave that width out" if where else "check the image, its labels and the checkpoint"

@@ -227,8 +227,10 @@ def test_refuses_what_has_no_trace(toy):
         ValueError, match=r"image 6 has objectives \['overall'\], expected \['overall', 'crit"
     ):
         estimate(toy, loss=lambda batch: dict(list(toy.loss(batch).items())[: len(batch) - 1]))
-    with pytest.raises(ValueError, match="'overall' on images 0 to 2 is not finite in layer 'conv'"):
+    with pytest.raises(ValueError, match="^loss 'overall' of image 0 is inf: check the image, its labels"):
         estimate(toy, loss=lambda batch: {n: loss * float("inf") for n, loss in toy.loss(batch).items()})
+    with pytest.raises(ValueError, match="'overall' on images 0 to 2 is not finite in layer 'conv'"):
+        estimate(toy, loss=lambda batch: {n: (x - x.detach()).sqrt() for n, x in toy.loss(batch).items()})
     with pytest.raises(ValueError, match=r"\['other'\] have no weights"):
         hawq_sensitivity(estimate(toy), toy.parameters, toy.error, [LayerInfo("other", 4, 1)], WIDTHS)
     with pytest.raises(ValueError, match=r"'head' at 2 bits has shape \(1,\), expected \(3, 4\)"):
