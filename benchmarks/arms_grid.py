@@ -205,7 +205,7 @@ def sets_tables(cfg: CfgNode, study: Study, resamples: int) -> list[dict]:
         estimates = {}
         for category_set in study.sets:
             arms = study.arms_for(width, category_set.name)
-            detections = {name: _detections(arm, category_set) for name, arm in arms.items()}
+            detections = {name: detections_of(arm, category_set) for name, arm in arms.items()}
             ids = [by_index[index] for index in category_set.indices]
             estimates[category_set.name] = bootstrap_ap(ground_truth, detections, ids, resamples)
         tables.append(_gains_table(width, study, estimates, resamples))
@@ -280,7 +280,8 @@ def _gain(difference: BootstrapAP) -> str:
     return f"{difference.point:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _detections(result: ArmResult, category_set: CategorySet) -> list[dict]:
+def detections_of(result: ArmResult, category_set: CategorySet) -> list[dict]:
+    """COCO's result dictionaries of a critical set, which the evaluation has left."""
     return json.loads(Path(result.folder, f"critical_{category_set.name}_results.json").read_text())
 
 

@@ -14,19 +14,19 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from benchmarks.qat_runs import FULL, PTQ, ROOT, Run, quantize, say, train_and_measure
 from benchmarks.qat_tables import describe
+from benchmarks.subsets import subset_entry
 from fisher_detr.engine import load_config, read_config, setting_differences
-from fisher_detr.files import read_json, write_json
+from fisher_detr.files import write_json
 
 PENALTY, INTERVAL = "QUANT.QAT.PENALTY.WEIGHT", "QUANT.QAT.PENALTY.INTERVAL"
 LAMBDA = "0.0001"  # the best of those in results/street_qat_lambda.json
@@ -171,17 +171,10 @@ def fewer_images(cfg: CfgNode, count: int, folder: Path) -> tuple[str, ...]:
     """Config keys of a training set of the first `count` images, which is made in the folder; 0: of all."""
     if not count:
         return ()
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    # The same settings in every checkout.
-    path, images_at = (Path(os.path.relpath(x, ROOT)) for x in (folder / "train.json", metadata.image_root))
-    if not path.exists():
-        whole = read_json(metadata.json_file, "annotations")
-        images = sorted(whole["images"], key=lambda image: image["id"])[:count]
-        kept = {image["id"] for image in images}
-        annotations = [a for a in whole["annotations"] if a["image_id"] in kept]
-        write_json(path, whole | {"images": images, "annotations": annotations})
+    (whole,) = cfg.DATASETS.TRAIN
+    first = sorted(record["image_id"] for record in DatasetCatalog.get(whole))[:count]
     name = f"few_{count}"
-    register = [*cfg.DATASETS.REGISTER, f"{name}:{path}:{images_at}"]
+    register = [*cfg.DATASETS.REGISTER, subset_entry(whole, name, first, folder / "train.json")]
     return ("DATASETS.REGISTER", repr(register), "DATASETS.TRAIN", f"('{name}',)")
 
 
