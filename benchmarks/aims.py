@@ -106,10 +106,20 @@ def deployment(study: Study) -> Iterator[Aim]:
             yield Aim(f"DETR: file of {what}, part of float32's", part, bound)
 
 
+def packed(study: Study) -> Iterator[Aim]:
+    """Of a DETR whose weights have 4 bits."""
+    rows = {(model, weights): numbers for model, weights, *numbers in study.tables[0].rows}
+    megabytes, _, written, read = rows["DETR", "4 bits"]
+    yield Aim("DETR at 4 bits, MB", megabytes, 24.0)
+    yield Aim("to pack it, seconds", written, 2.0)
+    yield Aim("to unpack it, seconds", read, 2.0)
+
+
 AIMS: dict[str, Callable[[Study], Iterator[Aim]]] = {
     "Critical evaluator": evaluation,
     "Exported detectors": deployment,
     "Fisher information": fisher,
     "Integer program for the widths": allocation,
+    "Packed models": packed,
     "Steps of quantization-aware training": qat,
 }

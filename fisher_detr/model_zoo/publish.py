@@ -104,15 +104,21 @@ def _check(told: Publication) -> None:
 def _strip_and_measure(cfg: CfgNode, told: Publication, command: str, folder: str) -> tuple[Path, ZooEntry]:
     """The weights alone, in a folder, and what is measured with them."""
     model, categories = _load(cfg), known_categories(cfg)
-    file = save_weights(folder, told.name, model, {"config": portable_config(cfg), "categories": categories})
+    quantization = _quantization(cfg) if cfg.QUANT.ENABLED else None
+    info = {"config": portable_config(cfg), "categories": categories}
+    measured = _measured(_with_weights(cfg, save_weights(folder, told.name, model, info)))
+    info["metrics"] = {name: metric.value for name, metric in measured["metrics"].items()}
+    if quantization:
+        info["allocation"] = {key: value for key, value in dataclasses.asdict(quantization).items() if value}
+    file = save_weights(folder, told.name, model, info)  # the same tensors, and what was measured of them
     return file, ZooEntry(
-        **_measured(_with_weights(cfg, file)),
+        **measured,
         name=told.name,
         model=told.model,
         config=told.config_file,
         command=command,
         size_bytes=_quantized_bytes(cfg, model) if cfg.QUANT.ENABLED else float_bytes(model),
-        quantization=_quantization(cfg) if cfg.QUANT.ENABLED else None,
+        quantization=quantization,
         categories=categories,
     )
 

@@ -35,6 +35,7 @@ def test_training(publish, trained, zoo):
     assert str(trained.output) not in load_tensors("zoo://tiny")["info"]["config"]
     shipped, made = load_tensors("zoo://tiny"), load_tensors(trained.output / "model_final.pth")
     assert shipped.keys() == {"model", "query_groups", "info"} and "trainer" in made
+    assert shipped["info"]["metrics"]["AP"] == found.metrics["AP"].value
     assert all(torch.equal(value, made["model"][key]) for key, value in shipped["model"].items())
     assert again(found, zoo)["AP"] == pytest.approx(found.metrics["AP"].value, abs=0.01)
     row = next(line for line in (zoo / "MODEL_ZOO.md").read_text().splitlines() if "[`tiny`]" in line)
@@ -70,7 +71,11 @@ def test_quantization_after_training(publish, trained, zoo):
     assert found.file.endswith(".safetensors")
     assert found.metrics["AP"].value == pytest.approx(metrics["bbox"]["AP"], abs=0.01)
     assert again(found, zoo)["AP"] == pytest.approx(metrics["bbox"]["AP"], abs=0.01)
-    assert load_packed(weights_path("tiny")).info["categories"] == found.categories
+    info = load_packed(weights_path("tiny")).info
+    assert info.keys() == {"config", "categories", "metrics", "allocation", "query_groups"}
+    assert info["categories"] == found.categories
+    assert info["metrics"] == {name: metric.value for name, metric in found.metrics.items()}
+    assert info["allocation"] == {"arm": "uniform", "average_bits": 3.0, "activation_bits": 8}
     assert get("tiny").num_classes == 3
 
 
