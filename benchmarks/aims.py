@@ -73,6 +73,8 @@ def fisher(study: Study) -> Iterator[Aim]:
     yield Aim("two objectives", times[1][1], 2.3)
     yield Aim("each further one", times[2][1] - times[1][1], 1.0)
     yield Aim("one objective, times image by image", times[0][0] / one_by_one, 1.0)
+    if whole := passes.get("diagonal, 1 objective, whole batches"):
+        yield Aim("one objective, whole batches, times plain", whole[1], 1.3)
     yield Aim("memory, one objective, times plain", times[0][3], 1.3)
     yield Aim("memory, two objectives", times[1][3], 1.3)
 

@@ -8,7 +8,9 @@ requiring gradient, batch norms folded. The Fisher diagonal is that of all quant
 or several from one forward pass, in passes of as many images as FISHER.BATCH_PIXELS allows or of whole
 batches; the block form is that of seven widths. Weights are random. Variants take turns, each in a process of
 its own; its peak memory is the resident one (on a GPU: torch's peak). The first batch, which is compared with
-autograd, is left out. On a ResNet-50 classifier other ways to gradients of single images are measured beside.
+autograd, is left out. On a ResNet-50 classifier other ways to gradients of single images are measured beside,
+and curvlinops, which has no diagonal: one product of the empirical Fisher with a vector, of which an estimate
+takes many. On a detector, whose loss is no function of an output tensor and labels, none of them can be run.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import torch
 import torchvision
 from backpack import backpack, extend
 from backpack.extensions import SumGradSquared
+from curvlinops import EFLinearOperator
 from torch import Tensor, nn
 
 from benchmarks.bench_models import MODELS, NUM_CLASSES, our_batch, our_config
@@ -44,7 +47,7 @@ from fisher_detr.structures import CategorySet
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 HEADS = ("class_embed", "bbox_embed")
-PEERS = ("backpack-for-pytorch",)
+PEERS = ("backpack-for-pytorch", "curvlinops-for-pytorch")
 SETS = [CategorySet(f"set{i}", (i,), NUM_CLASSES) for i in range(2)]
 PLAIN, SINGLE = "plain forward and backward", "diagonal, 1 objective, by autograd"
 WHOLE = "diagonal, 1 objective, whole batches"
@@ -53,7 +56,8 @@ DIAGONALS = {f"diagonal, {1 + count} objective{'s' if count else ''}": count for
 BLOCK = "block, 7 widths, 2 objectives"
 DETECTOR = [PLAIN, *DIAGONALS, BLOCK, WHOLE, SINGLE]
 VMAP, BACKPACK = "torch.func: vmap of grad", "BackPACK: SumGradSquared"
-CLASSIFIER = [PLAIN, next(iter(DIAGONALS)), WHOLE, SINGLE, VMAP, BACKPACK]
+CURVLINOPS = "curvlinops: one product with a vector"
+CLASSIFIER = [PLAIN, next(iter(DIAGONALS)), WHOLE, SINGLE, VMAP, BACKPACK, CURVLINOPS]
 RESNET = "ResNet-50 classifier"
 AIMS = (
     "Aimed for, times the plain pass: 1.3 for one objective, 2.3 for two, 1.0 more for each further one; "
@@ -153,6 +157,9 @@ def classifier_problem(_model: str, variant: str, args: argparse.Namespace) -> C
         return lambda look: by_vmap(net, weights, images, labels, 1 + args.steps, look)
     if variant == BACKPACK:
         return lambda look: by_backpack(net, images, labels, 1 + args.steps, look)
+    if variant == CURVLINOPS:
+        parameters = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        return lambda look: by_curvlinops(net, parameters, images, labels, 1 + args.steps, look)
     passes = batches if variant in (PLAIN, WHOLE) else in_passes(batches, args.size)
     return common_problem(net, losses, weights, passes, variant)
 
@@ -212,6 +219,20 @@ def by_backpack(
         net.zero_grad(set_to_none=True)
         look()
     return sums
+
+
+def by_curvlinops(
+    net: nn.Module, weights: list[Tensor], images: Tensor, labels: Tensor, batches: int, look: Callable
+) -> Tensor:
+    """Sum over the images of `g g'v`, for a random v."""
+    loss_fn, total = nn.CrossEntropyLoss(reduction="sum"), 0
+    for _ in range(batches):
+        operator = EFLinearOperator(net, loss_fn, weights, [(images, labels)], check_deterministic=False)
+        torch.manual_seed(0)
+        vector = torch.randn(operator.shape[1], dtype=images.dtype, device=images.device)
+        total = total + operator @ vector
+        look()
+    return total
 
 
 def describe(args: argparse.Namespace, turns: dict[str, dict[str, list[dict]]]) -> dict:

@@ -46,6 +46,20 @@ def test_backpack_gives_the_same(problem):
         torch.testing.assert_close(found_values, values)
 
 
+def test_curvlinops_multiplies_by_the_same_matrix(problem):
+    """Its products with unit vectors would give the diagonal; one is compared with single gradients."""
+    net, weights, images, labels, losses, batches, _ = problem
+    found = bench_fisher.by_curvlinops(net, list(weights.values()), images, labels, BATCHES, lambda: None)
+    torch.manual_seed(0)
+    vector = torch.randn(len(found), dtype=torch.float64)
+    gradients = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(losses([sample])["overall"], weights.values())])
+        for batch in batches
+        for sample in batch
+    ]
+    torch.testing.assert_close(found, sum(g * (g @ vector) for g in gradients))
+
+
 @pytest.mark.parametrize("variant", [bench_fisher.PLAIN, bench_fisher.SINGLE, "diagonal, 1 objective"])
 def test_common_problems_look_after_every_batch(problem, variant):
     net, weights, _, _, losses, batches, _ = problem

@@ -180,17 +180,61 @@ def test_headers_that_lie_are_refused(packed, change, message):
         load_packed(packed)
 
 
-def damage(content, generator):
-    """One of: a flipped bit, a cut, a piece with all bits flipped, bytes put in between."""
-    at, kind = generator.randrange(len(content)), generator.randrange(4)
-    if kind == 0:
-        return content[:at] + bytes([content[at] ^ 1 << generator.randrange(8)]) + content[at + 1 :]
-    if kind == 1:
-        return content[:at]
-    if kind == 2:
-        length = generator.randrange(1, 64)
-        return content[:at] + bytes(255 - b for b in content[at : at + length]) + content[at + length :]
+def flipped(content, at, generator):
+    return content[:at] + bytes([content[at] ^ 1 << generator.randrange(8)]) + content[at + 1 :]
+
+
+def cut(content, at, generator):
+    return content[:at]
+
+
+def inverted(content, at, generator):
+    length = generator.randrange(1, 64)
+    return content[:at] + bytes(255 - b for b in content[at : at + length]) + content[at + length :]
+
+
+def put_in_between(content, at, generator):
     return content[:at] + generator.randbytes(generator.randrange(1, 9)) + content[at:]
+
+
+def another_table(content, change):
+    """The file with another table of its tensors, as the safetensors format has it at the beginning."""
+    length = int.from_bytes(content[:8], "little")
+    table = json.loads(content[8 : 8 + length])
+    change(table)
+    text = json.dumps(table).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def huge_shape(content, at, generator):
+    def change(table):
+        name = generator.choice(sorted(table.keys() - {"__metadata__"}))
+        table[name]["shape"] = [2 ** generator.randrange(20, 62) for _ in range(generator.randrange(1, 4))]
+
+    return another_table(content, change)
+
+
+def huge_extent(content, at, generator):
+    def change(table):
+        name = generator.choice(sorted(table.keys() - {"__metadata__"}))
+        table[name]["data_offsets"][1] += 2 ** generator.randrange(4, 60)
+
+    return another_table(content, change)
+
+
+def header_of_another(content, at, generator):
+    """Names, widths and shapes of other tensors, under the checksum of the right ones."""
+
+    def change(table):
+        header = json.loads(table["__metadata__"]["header"])
+        first, second = generator.sample(sorted(header["layers"]), 2)
+        header["layers"][first] = [*header["layers"][second][:2], 2 ** generator.randrange(20, 62)]
+        table["__metadata__"]["header"] = json.dumps(header)
+
+    return another_table(content, change)
+
+
+DAMAGES = [flipped, cut, inverted, put_in_between, huge_shape, huge_extent, header_of_another]
 
 
 class Largest(TorchDispatchMode):
@@ -226,16 +270,19 @@ def test_two_hundred_damaged_files_are_refused(packed):
     content, generator = packed.read_bytes(), random.Random(0)
     memory, error = memory_of_loading(packed)
     assert memory > len(content) / 2 and error is None  # it sees what is made
-    for _ in range(200):
-        packed.write_bytes(damage(content, generator))
+    for number in range(200):
+        damage = DAMAGES[number % len(DAMAGES)]
+        packed.write_bytes(damage(content, generator.randrange(len(content)), generator))
         memory, error = memory_of_loading(packed)
-        assert re.fullmatch(r"cannot read packed model .*: fetch or make it again", error)
+        assert re.fullmatch(r"cannot read packed model .*: fetch or make it again", error), damage
         assert memory < 10 * len(content)
 
 
 def test_the_damaged_tensor_is_named(packed):
-    content = bytearray(packed.read_bytes())
-    content[-1] ^= 1
-    packed.write_bytes(content)
-    with pytest.raises(ValueError, match=r"tensor \S+ is damaged: its checksum is another one"):
-        load_packed(packed)
+    """Wherever its bytes are damaged."""
+    whole, generator = packed.read_bytes(), random.Random(0)
+    first = 8 + int.from_bytes(whole[:8], "little")
+    for at in (first, len(whole) - 1, *(generator.randrange(first, len(whole)) for _ in range(20))):
+        packed.write_bytes(flipped(whole, at, generator))
+        with pytest.raises(ValueError, match=r"tensor \S+ is damaged: its checksum is another one"):
+            load_packed(packed)
