@@ -163,12 +163,11 @@ def test_training(on_street):
 @pytest.mark.slow
 def test_deployment_and_plans(on_street):
     """Exported, packed and planned from one quantized model."""
-    page = blocks(REPOSITORY / "docs/packed.md")
     quantized(on_street)
     (deployment,) = commands("docs/deploy.md", "Deployment with ONNX")
     on_street.follow([without(deployment, 'pip install -e ".[onnx]"\n')])
     assert (on_street.folder / "detr_int.onnx").is_file()
-    on_street.follow(page)
+    on_street.follow(blocks(REPOSITORY / "docs/packed.md"))
     assert "APcrit_person" in on_street.printed
     on_street.follow(commands("docs/allocation.md"))
     assert "bits" in on_street.printed
