@@ -7,6 +7,7 @@ import check_zoo
 import pytest
 
 from fisher_detr.model_zoo import Metric, catalog, entry, read_studies, write_entry
+from tests.conftest import REPOSITORY
 
 
 def test_what_was_published_passes_until_a_number_is_off(publish, trained, zoo, capsys):
@@ -36,6 +37,23 @@ def test_weights_that_are_not_the_published_ones(publish, trained, zoo):
     (zoo / "weights" / found.file).write_bytes(b"other")
     with pytest.raises(SystemExit, match=r"check_zoo: weights \S+ have sha256 \w+, \w+ was published"):
         check_zoo.main([])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "street_detr_small",
+        "street_dab_detr_small_fisher_critical_person_4bit",
+        "street_deformable_detr_small_qat_distill_person_3bit",
+    ],
+)
+def test_shipped_weights_give_their_rows(name, monkeypatch):
+    """One of each architecture; the command without names checks all."""
+    if not (REPOSITORY / "datasets" / "street" / "street.json").exists():
+        pytest.skip("datasets/street is absent: python datasets/make_street.py draws it")
+    monkeypatch.chdir(REPOSITORY)
+    check_zoo.main([name])
 
 
 def test_deviations():

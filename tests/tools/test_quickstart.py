@@ -121,6 +121,26 @@ def test_the_command(model, tmp_path):
     assert read_config(str(tmp_path / "config.yaml")).ALLOCATION.AVERAGE_BITS == 3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("model", ["detr", "deformable", "dab"])
+def test_readme_shows_what_the_command_gives(model, tmp_path):
+    """At full size, without the training; processors may add in orders of their own."""
+    command = [sys.executable, ROOT / "tools" / "quickstart.py", "--model", model, "--output", tmp_path]
+    command += ["--results", tmp_path / "results.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,), (shown,) = (
+        json.loads(path.read_text())["tables"]
+        for path in (tmp_path / "results.json", ROOT / f"benchmarks/results/quickstart_{model}.json")
+    )
+    assert found["columns"] == shown["columns"] and len(found["rows"]) == 5
+    for (arm, *numbers), expected in zip(found["rows"], shown["rows"], strict=False):  # QAT is the last
+        assert arm == expected[0]
+        assert numbers[:2] == pytest.approx(expected[1:3], abs=0.5)  # AP and APcrit
+        assert numbers[2] == expected[3]  # bytes
+
+
 def test_the_folder_is_no_config_key(tmp_path, monkeypatch):
     """It is emptied before a training: it has to be the one that was named for that."""
     words = ["quickstart.py", "--data", str(tmp_path / "street"), "--num-train", "2", "--num-test", "2"]

@@ -132,6 +132,30 @@ def test_a_part_is_added_to_what_was_measured(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [
+        ("qat_coco", "dab_detr_r50"),
+        ("qat_coco", "deformable_detr_r50"),
+        ("qat_cityscapes", "detr_r50"),
+        ("ptq_coco", "detr_r101"),
+    ],
+)
+def test_other_models_go_the_same_way(root, monkeypatch, table, model):
+    if "cityscapes" in table:
+        write_cityscapes_tree(root / "datasets")
+        prepare_cityscapes(root / "datasets", ["train", "val"], subset=True)
+        use_tree(monkeypatch, root / "datasets")
+    rows = run(root, table, "--models", model, "--bits", 4)
+    of_training = ["qat", "qat_overall", "qat_critical"]
+    arms = of_training if "qat" in table else ["uniform", "fisher_overall", "fisher_critical"]
+    assert [row[1:3] for row in rows] == [[32, "full_precision"], *([4, arm] for arm in arms)]
+    assert all(0 <= row[3] <= 100 for row in rows)
+    assert rows[0][6] > rows[1][6] == max(row[6] for row in rows[1:]) > 0
+
+
+@pytest.mark.slow
 def test_panoptic_detectors_are_taken_as_they_are(root, monkeypatch):
     write_coco_panoptic_tree(root / "datasets")
     prepare_coco_panoptic(root / "datasets", ["train", "val"])
