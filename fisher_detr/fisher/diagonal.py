@@ -111,6 +111,8 @@ def estimate_traces(
     Returns:
         The `image_traces` of its estimate: term -> `[N, L]`.
     """
+    # Gradients are formed here, too. Norms from products of positions (T x T numbers instead of in x out)
+    # would need one for every pair of objectives, and traces alone are wanted of many objectives.
     image_pass = ImagePass(loss_fn, parameters, (), settings)
     image_pass.run(batches, keeper and keeper(image_pass))
     return image_traces(image_pass)
