@@ -51,6 +51,11 @@ CONFIGS = {
     "dab": "configs/street/dab_detr_small_ptq.yaml",
 }
 PICTURES = 4
+FILES = {  # that are told at the end
+    "report.html": "what quantization did, for a browser",
+    "summary.json": "these numbers",
+    "detections.png": "detections before and after",
+}
 
 
 def main() -> None:
@@ -79,9 +84,9 @@ def main() -> None:
             write_json(args.results, study(cfg, results))
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"quickstart: {error}")
-    print(f"\n{table(cfg, results)}\n\n{time.perf_counter() - start:.0f} seconds in all; {output}/ holds")
-    print("  report.html      what quantization did: open it in a browser")
-    print("  summary.json     these numbers\n  detections.png   detections before and after")
+    print(f"\n{table(cfg, results)}\n\n{time.perf_counter() - start:.0f} seconds in all")
+    for name, what in FILES.items():
+        print(f"  {output / name}: {what}")
 
 
 def run(cfg: CfgNode, output: Path, training: CfgNode | None = None) -> list[ArmResult]:

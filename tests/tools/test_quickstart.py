@@ -106,6 +106,7 @@ def test_the_command(model, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "fisher_critical" in done.stdout
+    assert f"  {tmp_path / 'report.html'}: what quantization did" in done.stdout
     arms = json.loads((tmp_path / "summary.json").read_text())["arms"]
     assert [arm["name"] for arm in arms] == [
         *("full_precision", "uniform_nearest", "uniform", "fisher_overall", "fisher_critical"),
