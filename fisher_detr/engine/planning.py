@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from fisher_detr.allocation import format_plan
 from fisher_detr.engine.calibration_images import held_out_images
 from fisher_detr.engine.commands import load_float, sole_writer
+from fisher_detr.engine.evaluation_record import provenance
 from fisher_detr.engine.plan_losses import PlanLosses
 from fisher_detr.engine.post_training import PostTrainingQuantizer
 from fisher_detr.engine.quantization_run import take_or_estimate
@@ -37,7 +38,7 @@ def explain_curve(cfg: CfgNode, points: int, path: str | os.PathLike, measured: 
     Args:
         cfg: the config; ALLOCATION.AVERAGE_BITS has no effect.
         points: number of sizes.
-        path: file that gets the plans, JSON.
+        path: file that gets the plans, and how they came about, JSON.
         measured: how many of the plans are quantized by, to see what they do to the losses of
             FISHER.VALIDATE_IMAGES other images (`PlanLosses`).
 
@@ -55,7 +56,7 @@ def explain_curve(cfg: CfgNode, points: int, path: str | os.PathLike, measured: 
             losses = PlanLosses(quantizer, arm, images)
             plans = [losses.measured(plan) if i in chosen else plan for i, plan in enumerate(plans)]
     if comm.is_main_process():
-        write_json(path, [dataclasses.asdict(plan) for plan in plans])
+        write_json(path, {"plans": list(map(dataclasses.asdict, plans)), "provenance": provenance(cfg)})
     return "\n".join([f"{'bytes':>12}  bits    cost", *map(_line, plans)])
 
 

@@ -19,7 +19,7 @@ from fisher_detr.structures import FULL_PRECISION, NEAREST, Arm, BitAllocation, 
 EVALUATION = "evaluation.json"
 _ORDER = {name: place for place, name in enumerate([NEAREST, *map(str, Arm)])}
 _FOLDER = re.compile(rf"(?P<arm>{'|'.join(_ORDER)})(_.+)?_(?P<size>\d+)bytes")  # of one of several arms
-_EMA = "ema"  # folder of the evaluations of averaged weights, within that of the training
+EMA = "ema"  # folder of the evaluations of averaged weights, within that of the training
 _KEYS = ("dataset", "categories", "sets", "metrics", "num_images")
 _ALIKE = ("num_images", "categories", "sets")
 
@@ -103,10 +103,15 @@ def find_shared(paths: Sequence[str], name: str) -> Path | None:
 def config_file(arms: Sequence[ReportArm]) -> str | None:
     """That of the first arm which was made by a command with `--config-file`; None: there is none."""
     for arm in arms:
-        words = shlex.split((arm.provenance or {}).get("command", ""))
+        words = typed_words(arm)
         if "--config-file" in words[:-1]:
             return words[words.index("--config-file") + 1]
     return None
+
+
+def typed_words(arm: ReportArm) -> list[str]:
+    """Of the command that made an arm; empty: unknown."""
+    return shlex.split((arm.provenance or {}).get("command", ""))
 
 
 def reference(arms: Sequence[ReportArm]) -> ReportArm:
@@ -131,7 +136,7 @@ def _arms_of(name: str, path: str) -> Iterator[ReportArm]:
             "tools/train_net.py --eval-only, or by CriticalCategoryEvaluator with an output_dir"
         )
     if name and len(files) > 1:  # one of the weights, one of their average
-        files = [file for file in files if _EMA not in file.relative_to(root).parts] or files
+        files = [file for file in files if EMA not in file.relative_to(root).parts] or files
     if name and len(files) > 1:
         raise ValueError(
             f"{path} holds {len(files)} evaluations, and has one name, {name}: name their folders"
@@ -145,8 +150,8 @@ def _name_of(folder: Path, root: Path) -> str:
     parts = folder.relative_to(root).parts
     parts = parts[:-2] if parts[-2:-1] == ("inference",) else parts
     root = root.resolve()
-    named = root.relative_to(_top(root).parent).parts
-    return "/".join(parts or named[: 2 if named[1:2] == (_EMA,) else 1])
+    named = root.relative_to(run_folder(root).parent).parts
+    return "/".join(parts or named[: 2 if named[1:2] == (EMA,) else 1])
 
 
 def _shortened(arms: Sequence[ReportArm]) -> list[ReportArm]:
@@ -159,17 +164,17 @@ def _shortened(arms: Sequence[ReportArm]) -> list[ReportArm]:
     ]
 
 
-def _top(root: Path) -> Path:
+def run_folder(root: Path) -> Path:
     """The run's folder, where that of one of its evaluations is named."""
     top = root.parent.parent if root.parent.name == "inference" else root
-    return top.parent if top.name == _EMA else top
+    return top.parent if top.name == EMA else top
 
 
 def _read(name: str, folder: Path, root: Path) -> ReportArm:
     evaluation = read_json(folder / EVALUATION, "evaluation file")
     if absent := [key for key in _KEYS if not isinstance(evaluation, dict) or key not in evaluation]:
         raise ValueError(f"evaluation file {folder / EVALUATION} lacks {', '.join(absent)}: evaluate again")
-    top = _top(root)
+    top = run_folder(root)
     files = {"coverage": "coverage", "provenance": "provenance", "latency": "image_latency"}
     found = {field: _optional(folder, top, f"{file}.json") for field, file in files.items()}
     latency = (found.pop("latency") or {}).get("milliseconds")

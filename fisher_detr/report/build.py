@@ -2,14 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fisher_detr.files import read_json
-from fisher_detr.report.arms import ReportArm, common_folder, config_file, find_arms, find_shared
+from fisher_detr.report.arms import ReportArm, common_folder, find_arms, find_shared
 from fisher_detr.report.blocks import Missing, Section
 from fisher_detr.report.categories import categories
+from fisher_detr.report.commands import Commands
 from fisher_detr.report.headline import headline
 from fisher_detr.report.landscape import landscape
 from fisher_detr.report.layers import layers
@@ -41,12 +42,13 @@ class ReportRequest:
     annotations: str | None = None
 
 
-# Files that belong to all arms, and what each (or each plan in it) has.
+# Files that belong to all arms, and what each has.
 _SHARED = {
     "traces": {"num_images", "objectives"},
     "landscape": {"num_images", "critical_set", "models"},
-    "pareto": {"bits", "size_bytes", "cost", "meta"},
+    "pareto": {"plans"},
 }
+_PLAN = {"bits", "size_bytes", "cost", "meta"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +59,18 @@ class ReportData:
         arms: evaluated models, full precision first.
         traces: content of `traces.json`; None: there is none.
         landscape: of `landscape.json`.
-        plans: of `pareto.json`.
+        pareto: of `pareto.json`: plans in `plans`.
     """
 
     arms: Sequence[ReportArm]
     traces: Any = None
     landscape: Any = None
-    plans: Any = None
+    pareto: Any = None
+
+    @property
+    def plans(self) -> Any:
+        """Those of `pareto.json`; None: there is none."""
+        return self.pareto and self.pareto["plans"]
 
 
 def read_runs(runs: Sequence[str]) -> ReportData:
@@ -92,7 +99,7 @@ def build_report(request: ReportRequest, path: str | os.PathLike) -> list[str]:
         ValueError: a file is broken, or the arms cannot be compared.
     """
     data = read_runs(request.runs)
-    sections = _sections(data, request)
+    sections = _sections(data, request, str(path))
     of = data.arms[0].evaluation
     title = request.title or f"Quantization on {of['dataset']}"
     subtitle = f"{len(data.arms)} models, {of['num_images']:,} images, {len(of['categories'])} categories"
@@ -101,37 +108,23 @@ def build_report(request: ReportRequest, path: str | os.PathLike) -> list[str]:
     return [f"{block.what} {block.command}" for block in gaps]
 
 
-def _sections(data: ReportData, request: ReportRequest) -> list[Section]:
+def _sections(data: ReportData, request: ReportRequest, page: str) -> list[Section]:
     folder, here = common_folder(request.runs), Path.cwd()
-    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    of_all = folder / "config.yaml"
-    config = config_file(data.arms) or (str(of_all) if of_all.is_file() else None)
+    folder = folder.relative_to(here) if here in folder.parents else folder
+    commands = Commands(data.arms, str(folder), request.runs, page)
     made = [
         headline(data.arms),
         categories(data.arms),
-        layers(data.arms),
-        traces(data.arms, data.traces, str(folder)),
-        landscape(data.landscape, str(folder)),
-        pareto(data.arms, data.plans, str(folder)),
+        layers(data.arms, commands),
+        traces(data.arms, data.traces, commands),
+        landscape(data.landscape, commands),
+        pareto(data.arms, data.plans, commands),
     ]
     if request.num_samples:
         pictures = (request.target, request.num_samples, request.image_root, request.annotations)
-        made.append(samples(data.arms, *pictures))
-    files = {"traces.json": data.traces, "landscape.json (first model)": data.landscape}
-    return [_with_config(section, config) for section in (*made, origin(data.arms, files))]
-
-
-def _with_config(section: Section, config: str | None) -> Section:
-    """Commands that can be run as they are, where the arms tell their config."""
-    if config is None:
-        return section
-    blocks = [
-        dataclasses.replace(block, command=block.command.replace("CONFIG", config))
-        if isinstance(block, Missing)
-        else block
-        for block in section.blocks
-    ]
-    return dataclasses.replace(section, blocks=blocks)
+        made.append(samples(data.arms, commands, *pictures))
+    files = {f"{name}.json": getattr(data, name) for name in _SHARED}
+    return [*made, origin(data.arms, files, commands)]
 
 
 def _shared(runs: Sequence[str], name: str, keys: set[str]) -> Any:
@@ -140,9 +133,17 @@ def _shared(runs: Sequence[str], name: str, keys: set[str]) -> Any:
     if path is None:
         return None
     content = read_json(path, "file")
-    parts = content if isinstance(content, list) else [content]
-    if not parts or not all(isinstance(part, dict) and keys <= set(part) for part in parts):
+    if "plans" in keys and isinstance(content, list):  # of a version that wrote the plans alone
+        content = {"plans": content}
+    if not isinstance(content, dict) or not keys <= set(content) or not _are_plans(content, keys):
         raise ValueError(
             f"{path} is no file of that name (expected {', '.join(sorted(keys))}): measure again"
         )
     return content
+
+
+def _are_plans(content: Mapping[str, Any], keys: set[str]) -> bool:
+    """Whether a file that is to have plans has at least one, and nothing else among them."""
+    plans = content["plans"] if "plans" in keys else [dict.fromkeys(_PLAN)]
+    whole = isinstance(plans, list) and all(isinstance(plan, dict) and set(plan) >= _PLAN for plan in plans)
+    return whole and bool(plans)

@@ -8,7 +8,7 @@ from plotly import graph_objects
 
 from fisher_detr.report.arms import ReportArm, reference
 from fisher_detr.report.blocks import Cell, Chart, Section, Table
-from fisher_detr.report.style import MARKERS, color_of, figure, number, shown, signed, spec, symbol_of
+from fisher_detr.report.style import color_of, figure, marker_of, number, shown, signed, spec, symbol_of
 
 _ROW = 24  # CSS pixels
 
@@ -66,7 +66,7 @@ def draw_categories(axes: Axes, arms: Sequence[ReportArm]) -> None:
             [row.values[place] for row in rows],
             range(len(rows)),
             linestyle="",
-            marker=MARKERS[place % len(MARKERS)],
+            marker=marker_of(place),
             color=color_of(place),
             label=arm.name,
         )

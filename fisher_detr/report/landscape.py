@@ -9,14 +9,10 @@ from plotly import graph_objects
 from plotly.subplots import make_subplots
 
 from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
+from fisher_detr.report.commands import Commands
 from fisher_detr.report.layers import restyled
-from fisher_detr.report.style import color_of, shown, spec
+from fisher_detr.report.style import color_of, dash_of, line_style_of, shown, spec
 
-_COMMAND = (
-    "tools/measure_landscape.py --config-file CONFIG --output {folder}/landscape.json "
-    "--model full_precision=CHECKPOINT --model ptq=RUN_FOLDER --model qat=RUN_FOLDER "
-    "--model qat_with_penalty=RUN_FOLDER"
-)
 _LEAD = (
     "How the loss rises when the weights are moved. A flat loss forgives the small errors of quantization. "
     "Steps are in parts of each output channel's norm, in random directions that are the same for all models."
@@ -24,13 +20,11 @@ _LEAD = (
 _COLUMNS = 3  # of planes side by side
 
 
-def landscape(content: Mapping[str, Any] | None, folder: str) -> Section:
+def landscape(content: Mapping[str, Any] | None, commands: Commands) -> Section:
     """Lines, planes, and sharpness."""
     title = "The loss landscape"
     if content is None:
-        return Section(
-            "landscape", title, _LEAD, [Missing("No landscape.json.", _COMMAND.format(folder=folder))]
-        )
+        return Section("landscape", title, _LEAD, [Missing("No landscape.json.", commands.landscape())])
     models = content["models"]
     objectives = _objectives(models)
     blocks: list[Block] = [
@@ -58,7 +52,8 @@ def draw_landscape(axes: Sequence[Axes], content: Mapping[str, Any]) -> None:
     for of_objective, objective in zip(axes, _objectives(models), strict=False):
         for place, model in enumerate(models):
             steps, rise, low, high = _rise(model, objective)
-            of_objective.plot(steps, rise, color=color_of(place), label=model["name"])
+            look = {"color": color_of(place), "linestyle": line_style_of(place), "label": model["name"]}
+            of_objective.plot(steps, rise, **look)
             of_objective.fill_between(steps, low, high, color=color_of(place), alpha=0.15, linewidth=0)
         of_objective.set_title(objective)
         of_objective.set_xlabel("step")
@@ -124,9 +119,8 @@ def _lines(models: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> gr
                 name=shown(model["name"]),
                 legendgroup=model["name"],
                 showlegend=column == 1,
-                mode="lines+markers",
-                line={"color": color},
-                marker={"size": 5},
+                mode="lines",
+                line={"color": color, "dash": dash_of(place), "width": 2.5},
                 hovertemplate="step %{x:.3g}<br>loss + %{y:.3g}",
             )
             made.add_trace(band, 1, column)
@@ -140,7 +134,7 @@ def _planes(models: Sequence[Mapping[str, Any]], objective: str) -> graph_object
     rows = -(-len(models) // _COLUMNS)
     columns = min(len(models), _COLUMNS)
     titles = [shown(model["name"]) for model in models]
-    made = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.08)
+    made = make_subplots(rows, columns, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
     rises = [_plane_rise(model, objective) for model in models]
     top = max(float(rise.max()) for rise in rises)
     for i, (model, rise) in enumerate(zip(models, rises, strict=True)):
@@ -151,11 +145,15 @@ def _planes(models: Sequence[Mapping[str, Any]], objective: str) -> graph_object
             zmin=min(0.0, *(float(x.min()) for x in rises)),
             zmax=top,
             ncontours=14,
+            contours={"coloring": "heatmap"},  # areas between lines go wrong where a value lies on a line
             colorscale="Cividis",
             showscale=i == 0,
             hovertemplate="%{x:.3g}, %{y:.3g}<br>loss + %{z:.3g}<extra></extra>",
         )
         made.add_trace(contour, i // columns + 1, i % columns + 1)
+    made.update_annotations(yshift=4)  # titles clear of the planes
+    ends = models[0]["plane_steps"][:: len(models[0]["plane_steps"]) - 1]
+    made.update_xaxes(tickvals=[ends[0] / 2, 0, ends[1] / 2])  # labels at the ends meet those of neighbours
     return restyled(made)
 
 

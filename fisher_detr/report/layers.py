@@ -9,8 +9,9 @@ from plotly.subplots import make_subplots
 
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Cell, Chart, Missing, Section, Table
+from fisher_detr.report.commands import Commands
 from fisher_detr.report.layer_shares import LayerShares, find_shares, layer_names
-from fisher_detr.report.style import color_of, figure, look_of, number, shown, spec
+from fisher_detr.report.style import GREY, color_of, figure, line_style_of, look_of, number, shown, spec
 from fisher_detr.structures import MAX_BITS, MIN_BITS
 
 _LEAST = 1e-9  # part of the damage below which there is rounding, or nothing, which has no logarithm
@@ -18,27 +19,22 @@ _BARS = 6  # plans whose widths can be told apart as bars beside each other
 _LISTED = 8  # layers on which the objectives disagree
 
 
-def layers(arms: Sequence[ReportArm]) -> Section:
+def layers(arms: Sequence[ReportArm], commands: Commands) -> Section:
     """Widths, sensitivities and sizes along the network."""
     planned = [arm for arm in arms if arm.allocation]
     shares = find_shares(arms)
     blocks: list[Block] = []
+    absent = [
+        name for name, found in (("allocation.json", planned), ("sensitivity.json", shares)) if not found
+    ]
     if planned:
         height = sum(_heights(planned, shares)) + 80
         blocks.append(
             Chart("layers", spec(_figure(arms, planned, shares)), _caption(shares, len(planned)), height)
         )
-    else:
-        blocks.append(
-            Missing(
-                "No arm has an allocation.json.",
-                "tools/train_net.py --config-file CONFIG QUANT.ENABLED True OUTPUT_DIR ARM",
-            )
-        )
-    if shares is None:
-        command = "tools/allocate.py --config-file CONFIG OUTPUT_DIR ARM"
-        blocks.append(Missing("No arm has a sensitivity.json.", command))
-    elif shares.critical:
+    if absent:
+        blocks.append(Missing(f"No arm has {' or '.join(absent)}.", commands.quantization()))
+    if shares and shares.critical:
         blocks.append(_disagreement(shares, planned if len(planned) <= _BARS else []))
     return Section("layers", "Which layers are to blame", _LEAD, blocks)
 
@@ -78,7 +74,8 @@ def _draw_widths(axes: Axes, arms: Sequence[ReportArm], names: Sequence[str]) ->
         axes.figure.colorbar(drawn, ax=axes, label="bits")
         return
     for (place, arm), widths in zip(planned.items(), bits, strict=True):
-        axes.step(range(len(widths)), widths, where="mid", color=color_of(place), label=arm.name)
+        look = {"color": color_of(place), "linestyle": line_style_of(place), "label": arm.name}
+        axes.step(range(len(widths)), widths, where="mid", **look)
     axes.set_ylabel("bits")
     axes.legend(frameon=False)
 
@@ -99,7 +96,7 @@ def _figure(
         for trace in _sensitivities(shares):
             made.add_trace(trace, 2, 1)
         made.add_trace(_sizes(shares), 3, 1)
-        made.update_yaxes(type="log", title_text="damage", exponentformat="power", row=2)
+        made.update_yaxes(type="log", title_text="damage", exponentformat="power", nticks=4, row=2)
         made.update_yaxes(title_text="size", tickformat=".0%", row=3)
     made.update_xaxes(showticklabels=False, showgrid=False)
     _mark_parts(made, names)
@@ -158,7 +155,7 @@ def _sensitivities(shares: LayerShares) -> list[graph_objects.Scatter]:
             y=[value if value > _LEAST else None for value in values.tolist()],
             name=shown(name),
             mode="lines+markers",
-            line={"color": color, "width": 1},
+            line={"color": color, "width": 1.5},
             marker={"symbol": symbol, "size": 6},
             customdata=list(shares.names),
             hovertemplate="%{customdata}<br>%{y:.2%} of the damage",
@@ -172,7 +169,7 @@ def _sizes(shares: LayerShares) -> graph_objects.Bar:
         x=list(range(len(shares.size))),
         y=shares.size.tolist(),
         name="size",
-        marker={"color": "#7f7f7f"},
+        marker={"color": GREY},
         customdata=list(shares.names),
         hovertemplate="%{customdata}<br>%{y:.1%} of the weights",
         showlegend=False,
@@ -189,7 +186,8 @@ def _mark_parts(made: graph_objects.Figure, names: Sequence[str]) -> None:
         if end - start > len(parts) / 12:
             middle = (start + end - 1) / 2
             label = parts[start].removeprefix("transformer.")
-            made.add_annotation(x=middle, y=0, yref="paper", yshift=-14, text=label, showarrow=False)
+            place = {"x": middle, "y": 0, "yref": "paper", "yanchor": "top", "yshift": -4}
+            made.add_annotation(**place, text=label, showarrow=False)
 
 
 def _disagreement(shares: LayerShares, planned: Sequence[ReportArm]) -> Table:

@@ -9,9 +9,9 @@ from plotly import graph_objects
 
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Chart, Missing, Section
-from fisher_detr.report.style import color_of, figure, look_of, shown, spec
+from fisher_detr.report.commands import Commands
+from fisher_detr.report.style import GREY, color_of, figure, look_of, shown, spec
 
-_COMMAND = "tools/allocate.py --config-file CONFIG --pareto {folder}/pareto.json --measure 5"
 _LEAD = (
     "Plans of every size, each the best by the predicted damage. Predicted is what the sensitivities say of "
     "the errors of the weights; measured is the rise of the loss on images that neither plan nor calibration "
@@ -21,18 +21,18 @@ _LEAD = (
 Plans = Sequence[Mapping[str, Any]]
 
 
-def pareto(arms: Sequence[ReportArm], plans: Plans | None, folder: str) -> Section:
+def pareto(arms: Sequence[ReportArm], plans: Plans | None, commands: Commands) -> Section:
     """The curve, and the arms on it."""
     title = "How small may it be?"
     if plans is None:
-        return Section("pareto", title, _LEAD, [Missing("No pareto.json.", _COMMAND.format(folder=folder))])
+        return Section("pareto", title, _LEAD, [Missing("No pareto.json.", commands.pareto())])
     measured = [plan for plan in plans if "measured" in plan["meta"]]
     blocks: list[Block] = []
     if measured:
         text = "Predicted and measured rise of the loss of an image, with standard errors."
         blocks.append(Chart("pareto-measured", spec(_measured(measured)), text, 420))
     else:
-        blocks.append(Missing("No plan of pareto.json was measured.", _COMMAND.format(folder=folder)))
+        blocks.append(Missing("No plan of pareto.json was measured.", commands.pareto()))
     caption = "Predicted damage of the whole objective, which the plans minimise; stars: plans of the arms."
     blocks.append(Chart("pareto", spec(_curve(arms, plans)), caption, 380))
     return Section("pareto", title, _LEAD, blocks)
@@ -44,7 +44,7 @@ def draw_pareto(axes: Axes, plans: Plans) -> None:
     axes.set_xlabel("kB of quantized weights")
     axes.set_yscale("log")
     if not measured:
-        axes.plot([p["size_bytes"] / 1e3 for p in plans], [p["cost"] for p in plans], ".-", color="#7f7f7f")
+        axes.plot([p["size_bytes"] / 1e3 for p in plans], [p["cost"] for p in plans], ".-", color=GREY)
         axes.set_ylabel("predicted damage")
         return
     for objective in measured[0]["meta"]["measured"]:
@@ -111,7 +111,7 @@ def _curve(arms: Sequence[ReportArm], plans: Plans) -> graph_objects.Figure:
             y=[plan["cost"] for plan in plans],
             name="best plans",
             mode="lines+markers",
-            line={"color": "#7f7f7f"},
+            line={"color": GREY},
             marker={"size": 4},
             text=[_widths(plan["bits"]) for plan in plans],
             hovertemplate="%{x:,.0f} kB, %{text}<br>damage %{y:.3g}",

@@ -11,14 +11,13 @@ import numpy as np
 from fisher_detr.files import read_json
 from fisher_detr.report.arms import ReportArm
 from fisher_detr.report.blocks import Block, Gallery, Missing, Picture, Section
+from fisher_detr.report.commands import Commands
 from fisher_detr.report.detections import Boxes2D, draw_detections, missed_objects
 from fisher_detr.structures import CategorySet
 
 THRESHOLD = 0.5  # of the scores that are shown
 _QUALITY = 85  # of a JPEG
 _DETECTIONS = "coco_instances_results.json"
-_EVALUATE = "tools/train_net.py --eval-only --config-file CONFIG MODEL.WEIGHTS CHECKPOINT"
-_COMMAND = "tools/report.py ... --images FOLDER --annotations FILE"
 _TO_CORNERS = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])  # xywh -> xyxy
 
 
@@ -99,6 +98,7 @@ def read_samples(
 
 def samples(
     arms: Sequence[ReportArm],
+    commands: Commands,
     target: str = "",
     count: int = 4,
     image_root: str | None = None,
@@ -113,12 +113,14 @@ def samples(
     )
     drawn = [arm for arm in arms if (arm.folder / _DETECTIONS).is_file()]
     blocks: list[Block] = [
-        Missing(f"No {_DETECTIONS} of {arm.name}.", _EVALUATE) for arm in arms if arm not in drawn
+        Missing(f"No {_DETECTIONS} of {arm.name}.", commands.evaluation(arm))
+        for arm in arms
+        if arm not in drawn
     ]
     try:
         found = read_samples(drawn, chosen, count, image_root, annotations) if drawn else []
     except FileNotFoundError as error:
-        return Section("samples", title, lead, [*blocks, Missing(f"{error}.", _COMMAND)])
+        return Section("samples", title, lead, [*blocks, Missing(f"{error}.", commands.report())])
     names = [category["name"] for category in arms[0].evaluation["categories"]]
     blocks += [Gallery([_picture(sample, arm.name, chosen, names) for arm in drawn]) for sample in found]
     return Section("samples", title, lead, blocks)

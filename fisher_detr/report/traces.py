@@ -12,9 +12,9 @@ from scipy.stats import rankdata, spearmanr
 
 from fisher_detr.report.arms import ReportArm, reference
 from fisher_detr.report.blocks import Cell, Chart, Missing, Section, Table
+from fisher_detr.report.commands import Commands
 from fisher_detr.report.style import color_of, figure, number, shown, spec, symbol_of
 
-_COMMAND = "tools/measure_traces.py --config-file CONFIG --output {folder}/traces.json"
 _RESAMPLES = 2000
 _LABELLED = 30  # points with their names beside them
 
@@ -53,15 +53,15 @@ def trace_points(arms: Sequence[ReportArm], traces: Mapping[str, Any]) -> list[T
     return points
 
 
-def traces(arms: Sequence[ReportArm], content: Mapping[str, Any] | None, folder: str) -> Section:
+def traces(arms: Sequence[ReportArm], content: Mapping[str, Any] | None, commands: Commands) -> Section:
     """A scatter of trace against loss, with rank correlations."""
     title = "Does the Fisher information explain it?"
     if content is None:
-        return Section("traces", title, _LEAD, [Missing("No traces.json.", _COMMAND.format(folder=folder))])
+        return Section("traces", title, _LEAD, [Missing("No traces.json.", commands.traces())])
     points = trace_points(arms, content)
     if not points:
         text = "The categories of traces.json are not those that were evaluated."
-        return Section("traces", title, _LEAD, [Missing(text, _COMMAND.format(folder=folder))])
+        return Section("traces", title, _LEAD, [Missing(text, commands.traces())])
     compared = _compared(arms)
     chart = Chart(
         "traces",

@@ -85,7 +85,9 @@ def test_allocation(work, tmp_path):
     uniform = tmp_path / "uniform"
     work.run(*work.settings, "ALLOCATION.ARM", "uniform", "OUTPUT_DIR", uniform)
     plans = [work.quantized / "allocation.json", uniform / "allocation.json"]
-    check("Plans", *map(load, plans), *load(tmp_path / "curve.json"))
+    curve = load(tmp_path / "curve.json")
+    check("Plans", *map(load, plans), *curve["plans"])
+    check("Curves", curve)
 
 
 def test_coverage(work):

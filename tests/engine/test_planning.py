@@ -80,7 +80,9 @@ def test_bit_operations_are_those_of_one_image(cfg_of, tmp_path):
 def test_plans_of_a_curve_can_be_measured_on_other_images(cfg_of, tmp_path):
     cfg = cfg_of("FISHER.VALIDATE_IMAGES", 3)
     explain_curve(cfg, 4, tmp_path / "pareto.json", measured=2)
-    plans = [BitAllocation(**plan) for plan in json.loads((tmp_path / "pareto.json").read_text())]
+    curve = json.loads((tmp_path / "pareto.json").read_text())
+    assert curve["provenance"]["started_from"] == cfg.MODEL.WEIGHTS
+    plans = [BitAllocation(**plan) for plan in curve["plans"]]
     measured = [plan for plan in plans if "measured" in plan.meta]
     assert measured == [plans[0], plans[-1]]
     quantizer, images = PostTrainingQuantizer.from_config(cfg, load_float(cfg)), held_out_images(cfg)
@@ -110,7 +112,7 @@ def test_limits_in_conflict_are_named(cfg_of):
 
 def test_the_curve_falls(cfg_of, tmp_path):
     text = explain_curve(cfg_of(), 6, tmp_path / "curve.json")
-    plans = [BitAllocation(**plan) for plan in json.loads((tmp_path / "curve.json").read_text())]
+    plans = [BitAllocation(**plan) for plan in json.loads((tmp_path / "curve.json").read_text())["plans"]]
     assert 2 <= len(plans) <= 6
     assert len(text.splitlines()) == 1 + len(plans)
     assert all(

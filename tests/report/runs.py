@@ -22,6 +22,17 @@ LAYERS = (
     LayerInfo("transformer.encoder.0.ffn.linear1", 300, 4),
     LayerInfo("transformer.decoder.0.ffn.linear1", 600, 4),
 )
+# Of a page of these runs, in its order.
+CHARTS = [
+    "categories",
+    "layers",
+    "traces",
+    "landscape-lines",
+    "landscape-planes-overall",
+    "landscape-planes-critical",
+    "pareto-measured",
+    "pareto",
+]
 WIDTHS = {"uniform": (4, 4, 4), "fisher_critical": (8, 3, 4)}
 
 
@@ -136,7 +147,13 @@ def landscape():
         }
 
     models = [model("full_precision", 5.0), model("qat", 2.0)]
-    return {"data_set": DATA, "num_images": 8, "critical_set": "person", "models": models}
+    return {
+        "data_set": DATA,
+        "num_images": 8,
+        "critical_set": "person",
+        "models": models,
+        "provenance": provenance("full_precision"),
+    }
 
 
 def pareto():
@@ -148,7 +165,7 @@ def pareto():
         plans.append(
             {"bits": bits, "size_bytes": size, "budget_bytes": size, "cost": 1.0 / (i + 1), "meta": meta}
         )
-    return plans
+    return {"plans": plans, "provenance": provenance("fisher_critical")}
 
 
 def make_images(folder):

@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from fisher_detr.files import write_json
 from fisher_detr.report import find_arms, read_runs, read_samples, target_set
 from fisher_detr.report.arms import config_file
 from fisher_detr.report.categories import categories, category_rows
+from fisher_detr.report.commands import Commands
 from fisher_detr.report.headline import headline
 from fisher_detr.report.landscape import landscape
 from fisher_detr.report.layer_shares import find_shares, layer_names
@@ -18,12 +20,17 @@ from fisher_detr.report.pareto import pareto
 from fisher_detr.report.samples import samples
 from fisher_detr.report.traces import TracePoint, rank_correlation, trace_points, traces
 from tests.report.runs import LAYERS, make_shared
+from tests.report.runs import pareto as known_pareto
 from tests.report.runs import traces as known_traces
 
 
 @pytest.fixture
 def arms(runs):
     return find_arms([str(runs)])
+
+
+def commands_of(arms):
+    return Commands(arms, "runs")
 
 
 def texts(row):
@@ -107,7 +114,7 @@ def test_layers_know_their_part_of_the_damage(arms):
     assert shares.overall == pytest.approx([0.4, 0.1, 0.5])
     assert shares.critical["person"] == pytest.approx([0.9, 0.05, 0.05])
     assert shares.size == pytest.approx([0.1, 0.3, 0.6])
-    chart, table = layers(arms).blocks
+    chart, table = layers(arms, commands_of(arms)).blocks
     # The objectives differ by 0.5, 0.45 and 0.05.
     assert [row[0].text for row in table.rows] == [LAYERS[0].name, LAYERS[2].name, LAYERS[1].name]
     assert texts(table.rows[0])[1:] == ["40.0%", "90.0%", "10.0%", "4", "8"]
@@ -123,7 +130,7 @@ def test_layers_know_every_critical_set_of_a_plan(arms):
     both = dataclasses.replace(arms[2], sensitivity={"person": of_person, "sign": of_sign})
     for found in ([*arms, both], [both, *arms]):
         assert list(find_shares(found).critical) == ["person", "<i>sign</i>"]
-    chart, table = layers([arms[1], both]).blocks
+    chart, table = layers([arms[1], both], commands_of(arms)).blocks
     assert [str(title) for title in table.columns][:4] == [
         "layer",
         "overall",
@@ -144,15 +151,15 @@ def test_sensitivities_that_an_earlier_plan_has_left_are_refused(arms):
     old = dataclasses.replace(table, widths=(2, 8))
     mixed = dataclasses.replace(arms[2], sensitivity={"": old, "person": table})
     with pytest.raises(ValueError, match="^fisher_critical: sensitivities of one plan are of different"):
-        layers([mixed])
+        layers([mixed], commands_of(arms))
 
 
 def test_the_widths_of_many_plans_are_a_map(arms):
     many = [arms[0], *(dataclasses.replace(arms[2], name=f"<b>plan</b> {i}") for i in range(7))]
-    few, table = layers(many[:7]).blocks
+    few, table = layers(many[:7], commands_of(many)).blocks
     assert [trace["type"] for trace in json.loads(few.spec)["data"][:6]] == ["bar"] * 6
     assert table.columns[-1] == "bits, <b>plan</b> 5"
-    chart, table = layers(many).blocks
+    chart, table = layers(many, commands_of(many)).blocks
     (drawn, *_) = json.loads(chart.spec)["data"]
     assert drawn["type"] == "heatmap" and drawn["z"] == [[8, 3, 4]] * 7
     assert drawn["y"][-1] == "&lt;b&gt;plan&lt;/b&gt; 6" and drawn["customdata"][0][1] == LAYERS[1].name
@@ -169,11 +176,11 @@ def test_layers_stand_in_the_order_of_the_network(arms):
 
 
 def test_without_plans_and_sensitivities_the_section_says_what_makes_them(arms):
-    blocks = layers(arms[:1]).blocks
-    assert [block.what for block in blocks] == [
-        "No arm has an allocation.json.",
-        "No arm has a sensitivity.json.",
-    ]
+    (missing,) = layers(arms[:1], commands_of(arms)).blocks
+    assert missing.what == "No arm has allocation.json or sensitivity.json."
+    *_, missing = layers(arms[:2], commands_of(arms)).blocks
+    assert missing.what == "No arm has sensitivity.json."
+    assert "ALLOCATION.ARM fisher_critical OUTPUT_DIR runs/fisher_critical" in missing.command
 
 
 def test_traces_stand_against_what_is_lost(arms):
@@ -183,7 +190,7 @@ def test_traces_stand_against_what_is_lost(arms):
     assert points["<i>sign</i>", False].losses == (None, None, None)  # called as in the evaluation
     assert points["rider", False].trace == 5.0 and points["rider", False].error == 0.5
     assert len(points) == 5  # the overall trace has no category
-    chart, table, values = traces(arms, known_traces(), "runs").blocks
+    chart, table, values = traces(arms, known_traces(), commands_of(arms)).blocks
     assert texts(values.rows[0]) == ["person", "30", "30.0", "5.0"] and values.rows[0][1].note == "± 3"
     assert "16 images" in chart.caption
     assert texts(table.rows[0]) == ["uniform", "–", ""]  # three categories tell nothing
@@ -201,7 +208,7 @@ def test_rank_correlation_with_its_interval():
 
 def test_landscape_has_the_overall_objective_first_and_rises_from_zero(runs):
     make_shared(runs)
-    lines, sharpness, *planes = landscape(read_runs([str(runs)]).landscape, "runs").blocks
+    lines, sharpness, *planes = landscape(read_runs([str(runs)]).landscape, Commands([], "runs")).blocks
     assert sharpness.columns[1:] == [
         "overall, step 0.1",
         "overall, step 0.2",
@@ -218,13 +225,13 @@ def test_landscape_has_the_overall_objective_first_and_rises_from_zero(runs):
 def test_pareto_shows_what_was_predicted_and_measured(arms, runs):
     make_shared(runs)
     plans = read_runs([str(runs)]).plans
-    measured, curve = pareto(arms, plans, "runs").blocks
+    measured, curve = pareto(arms, plans, commands_of(arms)).blocks
     lines = {x["name"]: x["y"] for x in json.loads(measured.spec)["data"]}
     assert lines["overall, predicted"] == [0.5, 0.25, 0.5 / 3]
     assert lines["overall, measured"] == [0.4, 0.2, 0.4 / 3]
     assert [x["name"] for x in json.loads(curve.spec)["data"]] == ["best plans", "fisher_critical"]
     unmeasured = [{**plan, "meta": {"arm": "fisher_critical"}} for plan in plans]
-    assert "--measure 5" in pareto(arms, unmeasured, "runs").blocks[0].command
+    assert "--measure 5" in pareto(arms, unmeasured, commands_of(arms)).blocks[0].command
 
 
 def test_samples_are_the_images_with_most_critical_objects(arms):
@@ -235,7 +242,7 @@ def test_samples_are_the_images_with_most_critical_objects(arms):
     assert first.objects.boxes.tolist() == [[0, 0, 10, 20], [30, 0, 40, 20]]
     assert first.objects.classes.tolist() == [0, 1]
     assert len(first.detections["full_precision"].boxes) == 2 and len(first.detections["uniform"].boxes) == 1
-    galleries = samples(arms, "person", 2).blocks
+    galleries = samples(arms, commands_of(arms), "person", 2).blocks
     captions = [picture.caption for picture in galleries[0].pictures]
     assert captions == [
         "full_precision: 0 of 2 missed",
@@ -248,10 +255,11 @@ def test_samples_are_the_images_with_most_critical_objects(arms):
 
 def test_images_that_have_moved_are_asked_for(arms, tmp_path):
     (tmp_path / "data").rename(tmp_path / "moved")
-    (missing,) = samples(arms).blocks
+    (missing,) = samples(arms, commands_of(arms)).blocks
     assert "does not exist" in missing.what and "--images" in missing.command
     moved = tmp_path / "moved"
-    assert len(samples(arms, "", 2, str(moved / "images"), str(moved / "annotations.json")).blocks) == 2
+    found = samples(arms, commands_of(arms), "", 2, str(moved / "images"), str(moved / "annotations.json"))
+    assert len(found.blocks) == 2
 
 
 def test_an_unknown_target_is_named(arms):
@@ -259,12 +267,25 @@ def test_an_unknown_target_is_named(arms):
         target_set(arms, "bus")
 
 
-def test_origin_tells_of_arms_and_of_files_that_belong_to_all(arms):
-    shared = {"traces.json": known_traces(), "landscape.json": None, "old.json": {"num_images": 1}}
-    table, *configs = origin(arms, shared).blocks
-    assert [row[0].text for row in table.rows] == [*(arm.name for arm in arms), "traces.json"]
-    assert texts(table.rows[-1])[1:3] == ["train_net.py --arm full_precision", "7"]
-    assert [config.title for config in configs][-1] == "Config of traces.json"
+def test_origin_tells_of_arms_and_of_files_that_belong_to_all(arms, runs):
+    make_shared(runs)
+    data = read_runs([str(runs)])
+    shared = {"traces.json": data.traces, "landscape.json": data.landscape, "pareto.json": data.pareto}
+    table, *configs = origin(arms, {**shared, "old.json": {"num_images": 1}}, commands_of(arms)).blocks
+    names = ["traces.json", "landscape.json: full_precision", "landscape.json: qat", "pareto.json"]
+    assert [row[0].text for row in table.rows] == [*(arm.name for arm in arms), *names]
+    assert texts(table.rows[3])[1:3] == ["train_net.py --arm full_precision", "7"]
+    titles = [config.title for config in configs]
+    assert titles[3:] == [f"Config of {name}" for name in names if not name.endswith("qat")]
+    # Of the second model of a landscape the file has no config and no digest.
+    began = {row[0].text: (row[3].text, row[3].note) for row in table.rows}
+    assert began[names[1]] == ("model.pth", "0123456789ab") and began[names[2]] == ("qat.pth", "")
     # One that was written by hand: what it does not tell is left out.
-    (table,) = origin([dataclasses.replace(arms[0], provenance={"seed": 3})], {}).blocks
+    (table,) = origin([dataclasses.replace(arms[0], provenance={"seed": 3})], {}, commands_of(arms)).blocks
     assert texts(table.rows[0]) == [arms[0].name, "–", "3", "–", "–", ""]
+
+
+def test_plans_without_their_origin_are_of_an_earlier_version(runs):
+    write_json(runs / "pareto.json", known_pareto()["plans"])
+    data = read_runs([str(runs)])
+    assert data.plans == known_pareto()["plans"] and "provenance" not in data.pareto

@@ -21,7 +21,7 @@ def test_page_and_figures(run, tmp_path, capsys):
     runs = make_runs(tmp_path)
     run(runs, "--output", tmp_path / "out" / "r.html", "--figures", tmp_path / "figures", "--title", "Toy")
     printed = capsys.readouterr().out
-    assert "not in the report: No traces.json. tools/measure_traces.py" in printed
+    assert "not in the report: No traces.json. python tools/measure_traces.py" in printed
     assert f"{tmp_path / 'out' / 'r.html'}, and 4 files" in printed
     assert "<h1>Toy</h1>" in (tmp_path / "out" / "r.html").read_text()
     make_shared(runs)

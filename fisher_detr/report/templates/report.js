@@ -20,6 +20,12 @@
     return made;
   }
 
+  // Black is the ink of a light page.
+  function inked(data) {
+    const ink = getComputedStyle(root).getPropertyValue("--ink").trim();
+    return JSON.parse(JSON.stringify(data).replaceAll('"#000000"', JSON.stringify(ink)));
+  }
+
   const options = {
     responsive: true,
     displaylogo: false,
@@ -28,7 +34,7 @@
 
   async function draw() {
     for (const { target, figure } of specs) {
-      await Plotly.react(target, figure.data, themed(figure.layout), options);
+      await Plotly.react(target, inked(figure.data), themed(figure.layout), options);
     }
     root.dataset.charts = String(specs.length);
   }
