@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     setup_logger(name="fisher_detr")
     told = Publication(
-        args.name, args.model, args.config_file, args.opts, args.seconds, args.command, args.url
+        args.name, args.model, args.config_file, args.opts, args.seconds, args.command, args.url, args.half
     )
     try:
         path = publish(read_run(args.folder, args.weights), told)
@@ -56,6 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--command", help="that made it, where config and settings do not tell")
     parser.add_argument("--url", help="https folder where you put the weights; default: they are shipped")
+    parser.add_argument("--half", action="store_true", help="store what is not quantized in float16")
     parser.add_argument("opts", nargs="*", help="config keys and values of the measurement")
     return parser.parse_intermixed_args(arguments)
 

@@ -61,6 +61,7 @@ class Publication:
         seconds: that it took to make; None: as the run's log tells.
         command: that made it; None: the config file with the settings in which the run differs.
         url: https folder where the publisher will put the weights; None: they are shipped.
+        half: store what is not quantized in float16.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Publication:
     seconds: float | None = None
     command: str | None = None
     url: str | None = None
+    half: bool = False
 
 
 def publish(run: RunFolder, told: Publication) -> Path:
@@ -106,11 +108,13 @@ def _strip_and_measure(cfg: CfgNode, told: Publication, command: str, folder: st
     model, categories = _load(cfg), known_categories(cfg)
     quantization = _quantization(cfg) if cfg.QUANT.ENABLED else None
     info = {"config": portable_config(cfg), "categories": categories}
-    measured = _measured(_with_weights(cfg, save_weights(folder, told.name, model, info)))
+    measured = _measured(_with_weights(cfg, save_weights(folder, told.name, model, info, told.half)))
     info["metrics"] = {name: metric.value for name, metric in measured["metrics"].items()}
     if quantization:
         info["allocation"] = {key: value for key, value in dataclasses.asdict(quantization).items() if value}
-    file = save_weights(folder, told.name, model, info)  # the same tensors, and what was measured of them
+    file = save_weights(
+        folder, told.name, model, info, told.half
+    )  # the same tensors, and what was measured of them
     return file, ZooEntry(
         **measured,
         name=told.name,

@@ -79,6 +79,19 @@ def test_quantization_after_training(publish, trained, zoo):
     assert get("tiny").num_classes == 3
 
 
+def test_in_half_precision(publish, trained, zoo):
+    found = publish(trained.output, "--half")
+    shipped, made = (
+        load_tensors("zoo://tiny")["model"],
+        load_tensors(trained.output / "model_final.pth")["model"],
+    )
+    for name, value in made.items():
+        assert torch.equal(shipped[name], value.half() if value.is_floating_point() else value)
+    loaded = get("tiny").state_dict()
+    assert all(value.dtype == made[name].dtype for name, value in loaded.items())
+    assert again(found, zoo)["AP"] == pytest.approx(found.metrics["AP"].value, abs=0.01)
+
+
 def test_weights_that_are_put_elsewhere(publish, output, zoo, capsys):
     found = publish(output, "--url", "https://example.org/models/")
     assert found.url == f"https://example.org/models/{found.file}"
