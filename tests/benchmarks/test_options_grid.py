@@ -8,9 +8,10 @@ from detectron2.data import DatasetCatalog
 
 from benchmarks import options_grid
 from fisher_detr.checkpoint import save_weights
-from fisher_detr.engine import Trainer, load_config
+from fisher_detr.engine import Trainer, load_config, read_config
 from fisher_detr.engine.calibration_images import calibration_images
 from fisher_detr.model_zoo.study import Table
+from tests.conftest import REPOSITORY
 from tests.engine.tiny_coco import make_tiny_coco, write_config
 
 
@@ -58,4 +59,4 @@ def test_held_out_images_are_not_calibrated_on(words, tmp_path):
 
 def test_options_are_known_to_the_config():
     for keys in options_grid.OPTIONS.values():
-        load_config("configs/street/detr_small_ptq.yaml", keys)
+        read_config(str(REPOSITORY / "configs" / "street" / "detr_small_ptq.yaml"), keys)
