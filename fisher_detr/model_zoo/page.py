@@ -33,7 +33,8 @@ studies.
 
 Commands run in a clone of this repository, in its environment (`make setup`, `source .venv/bin/activate`).
 A rerun may differ from the row by the tolerance that stands with the command. `python tools/check_zoo.py`
-checks all measured rows, once `python datasets/make_street.py` has drawn their images. How a model gets here:
+checks all measured rows whose data are there: `python datasets/make_street.py` draws those of street,
+[datasets/README.md](datasets/README.md) tells of the others. How a model gets here:
 [docs/publish.md](docs/publish.md).
 """
 

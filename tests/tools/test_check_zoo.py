@@ -32,6 +32,22 @@ def test_what_was_found_is_noted(publish, trained, zoo, tmp_path, capsys):
     assert study.command == f"python tools/check_zoo.py tiny --output {tmp_path / 'check.json'}"
 
 
+def test_data_that_are_absent(publish, trained, zoo, monkeypatch, capsys):
+    """Said of an entry among all, an error of one that is named."""
+    publish(trained.output)
+    missing = FileNotFoundError("annotation file a.json does not exist, of data set 'b'")
+
+    def absent(*_):
+        raise missing
+
+    monkeypatch.setattr(check_zoo, "prepare", absent)
+    monkeypatch.setattr(check_zoo, "run_training_command", absent)
+    check_zoo.main([])
+    assert f"tiny is not checked: {missing}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="check_zoo: annotation file a.json does not exist"):
+        check_zoo.main(["tiny"])
+
+
 def test_weights_that_are_not_the_published_ones(publish, trained, zoo):
     found = publish(trained.output)
     (zoo / "weights" / found.file).write_bytes(b"other")
@@ -70,7 +86,7 @@ def test_every_measured_row_is_checked():
     names = {found.name for found in check_zoo.chosen([])}
     assert names >= {path.stem for path in catalog.ENTRIES.glob("street_*.yaml")}
     for found in check_zoo.chosen([]):
-        assert f"--eval-only MODEL.WEIGHTS zoo://{found.name} " in found.command
+        assert f"--eval-only MODEL.WEIGHTS zoo://{found.name} " in f"{found.command} "
 
 
 def test_mistakes():

@@ -54,9 +54,9 @@ def run(root, table, *words):
     return [row for row in found.rows if row not in empty]
 
 
-def drawn(root):
+def drawn(root, annotations="instances"):
     """Two categories that the training images have objects of."""
-    content = json.loads((root / "datasets/coco/annotations/instances_train2017.json").read_text())
+    content = json.loads((root / f"datasets/coco/annotations/{annotations}_train2017.json").read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
     return sorted({names[a["category_id"]] for a in content["annotations"] if not a["iscrowd"]})[:2]
 
@@ -170,7 +170,8 @@ def test_panoptic_detectors_are_taken_as_they_are(root, monkeypatch):
     monkeypatch.setattr(reproduction, "train", None)
     official = root / "checkpoints" / PAPER_MODELS[0].panoptic
     torch.save({"model": small_tensors("detr_r50_panoptic")}, official)
-    rows = run(root, "ptq_coco_panoptic", "--models", "detr_r50", "--bits", "4")
+    target = ["CRITICAL.TARGET", f"drawn={'+'.join(drawn(root, 'panoptic_detection'))}"]
+    rows = run(root, "ptq_coco_panoptic", "--models", "detr_r50", "--bits", "4", "--opts", *target)
     assert [row[1] for row in rows] == [32, 4, 4, 4]
 
 
