@@ -306,7 +306,8 @@ def describe(cfg: CfgNode, study: Study, tables: list[dict], seconds: float) -> 
         f"sensitivity {cfg.ALLOCATION.SENSITIVITY} ({cfg.ALLOCATION.COMBINE}), "
         f"losses of {layers}, box losses of {cfg.CRITICAL.BOX_LOSS} objects in the critical objective, "
         f"activations of {cfg.QUANT.ACTIVATION.BITS} bits, {cfg.QUANT.CALIBRATION.NUM_IMAGES} calibration "
-        f"images of {', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; {seconds:.0f} seconds."
+        f"images of {', '.join(cfg.DATASETS.TRAIN)}. {len(study.sets)} critical sets; "
+        f"{seconds:.0f} seconds, without what was known before."
     )
     return describe_study("python benchmarks/arms_grid.py", title, [text], tables)
 
